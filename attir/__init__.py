@@ -1,0 +1,3 @@
+"""attir compiles the attention inside PyTorch models."""
+
+from .version import VERSION as __version__

@@ -1,0 +1,1 @@
+"""Tile IR to text: Triton source today."""

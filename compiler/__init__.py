@@ -1,0 +1,1 @@
+"""The front desk: capture, pipelines, planner, runtime, command line."""

@@ -1,0 +1,1 @@
+"""How long a kernel would take, what it needs, and why."""

@@ -1,0 +1,1 @@
+"""What programs are made of: SSA, attributes, text, verifier, interpreter, dialects."""

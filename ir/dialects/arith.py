@@ -1,0 +1,302 @@
+"""The `arith` dialect: MLIR's own arithmetic, on scalars and elementwise on tensors."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ..attributes import (
+    Attribute,
+    FloatAttr,
+    IntegerAttr,
+    IntegerType,
+    SplatAttr,
+    TensorType,
+    Type,
+    element_type,
+    i1,
+    is_float,
+    is_integer,
+)
+from ..define import Constraint, Op, Operand, OptionalProp, Prop, Result
+from ..diagnostics import op_error
+from ..dialect import Dialect
+
+FLOAT = Constraint("float or tensor of float", is_float)
+INTEGER = Constraint("integer, index or a tensor of those", is_integer)
+BOOL = Constraint("i1 or tensor of i1", lambda t: element_type(t) == i1)
+
+
+class ConstantOp(Op, name="arith.constant", pure=True):
+    """A number, or a tensor with one number everywhere: `<{value = 1.0 : f32}>`."""
+
+    value = Prop(Attribute)
+    out = Result()
+
+    def verify(self) -> None:
+        if not isinstance(self.value, IntegerAttr | FloatAttr | SplatAttr):
+            op_error(self.operation, f"value must be a number or a splat, but is {self.value}")
+        if self.value.type != self.out.type:
+            op_error(self.operation, f"value has type {self.value.type}, but the result is {self.out.type}")
+
+
+class _FloatBinary(Op, pure=True):
+    lhs, rhs, out = Operand(FLOAT), Operand(FLOAT), Result(FLOAT)
+    fastmath = OptionalProp(Attribute)
+
+    def verify(self) -> None:
+        _same_types(self)
+
+
+class _IntegerBinary(Op, pure=True):
+    lhs, rhs, out = Operand(INTEGER), Operand(INTEGER), Result(INTEGER)
+    overflowFlags = OptionalProp(Attribute)
+
+    def verify(self) -> None:
+        _same_types(self)
+
+
+def _same_types(op: Op) -> None:
+    types = [v.type for v in (*op.operation.operands, *op.operation.results)]
+    if any(t != types[0] for t in types):
+        op_error(op.operation, f"operands and result must have one type, but have {', '.join(map(str, types))}")
+
+
+def _same_shapes(op: Op) -> None:
+    shapes = [
+        t.shape if isinstance(t := v.type, TensorType) else () for v in (*op.operation.operands, *op.operation.results)
+    ]
+    if any(s != shapes[0] for s in shapes):
+        types = ", ".join(str(v.type) for v in (*op.operation.operands, *op.operation.results))
+        op_error(op.operation, f"operands and result must have one shape, but have {types}")
+
+
+class AddFOp(_FloatBinary, name="arith.addf", pure=True):
+    """x + y"""
+
+
+class SubFOp(_FloatBinary, name="arith.subf", pure=True):
+    """x - y"""
+
+
+class MulFOp(_FloatBinary, name="arith.mulf", pure=True):
+    """x * y"""
+
+
+class DivFOp(_FloatBinary, name="arith.divf", pure=True):
+    """x / y"""
+
+
+class RemFOp(_FloatBinary, name="arith.remf", pure=True):
+    """x - trunc(x / y) * y, with the sign of x"""
+
+
+class MaximumFOp(_FloatBinary, name="arith.maximumf", pure=True):
+    """The larger; nan if either is nan."""
+
+
+class MinimumFOp(_FloatBinary, name="arith.minimumf", pure=True):
+    """The smaller; nan if either is nan."""
+
+
+class NegFOp(Op, name="arith.negf", pure=True):
+    """-x"""
+
+    x, out = Operand(FLOAT), Result(FLOAT)
+    fastmath = OptionalProp(Attribute)
+
+    def verify(self) -> None:
+        _same_types(self)
+
+
+class AddIOp(_IntegerBinary, name="arith.addi", pure=True):
+    """x + y, wrapping"""
+
+
+class SubIOp(_IntegerBinary, name="arith.subi", pure=True):
+    """x - y, wrapping"""
+
+
+class MulIOp(_IntegerBinary, name="arith.muli", pure=True):
+    """x * y, wrapping"""
+
+
+class DivSIOp(_IntegerBinary, name="arith.divsi", pure=True):
+    """x / y, rounded towards zero"""
+
+
+class FloorDivSIOp(_IntegerBinary, name="arith.floordivsi", pure=True):
+    """x / y, rounded down"""
+
+
+class RemSIOp(_IntegerBinary, name="arith.remsi", pure=True):
+    """x - (x / y rounded towards zero) * y, with the sign of x"""
+
+
+class MaxSIOp(_IntegerBinary, name="arith.maxsi", pure=True):
+    """The larger, signed."""
+
+
+class MinSIOp(_IntegerBinary, name="arith.minsi", pure=True):
+    """The smaller, signed."""
+
+
+class AndIOp(_IntegerBinary, name="arith.andi", pure=True):
+    """x & y"""
+
+
+class OrIOp(_IntegerBinary, name="arith.ori", pure=True):
+    """x | y"""
+
+
+class XOrIOp(_IntegerBinary, name="arith.xori", pure=True):
+    """x ^ y"""
+
+
+CMPI_PREDICATES = ("eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge")
+CMPF_PREDICATES = (
+    "false", "oeq", "ogt", "oge", "olt", "ole", "one", "ord",
+    "ueq", "ugt", "uge", "ult", "ule", "une", "uno", "true",
+)  # fmt: skip
+
+
+class _Compare(Op, pure=True):
+    predicates: ClassVar[tuple[str, ...]] = ()
+    predicate = Prop(IntegerAttr)
+
+    @property
+    def predicate_name(self) -> str:
+        return self.predicates[self.predicate.value]
+
+    @classmethod
+    def predicate_attr(cls, name: str) -> IntegerAttr:
+        return IntegerAttr(cls.predicates.index(name))
+
+    def verify(self) -> None:
+        if not 0 <= self.predicate.value < len(self.predicates):
+            op_error(
+                self.operation, f"predicate must be 0 to {len(self.predicates) - 1}, but is {self.predicate.value}"
+            )
+        lhs, rhs = (v.type for v in self.operation.operands)
+        if lhs != rhs:
+            op_error(self.operation, f"operands must have one type, but have {lhs} and {rhs}")
+        if self.operation.result.type != with_element(lhs, i1):
+            op_error(self.operation, f"result must be {with_element(lhs, i1)}, but is {self.operation.result.type}")
+
+
+def with_element(like: Type, element: Type) -> Type:
+    """`element`, or a tensor of it shaped as `like`."""
+    return like.with_element(element) if isinstance(like, TensorType) else element
+
+
+class CmpFOp(_Compare, name="arith.cmpf", pure=True):
+    """Compare floats; predicates of `CMPF_PREDICATES` (o: ordered, u: unordered or)."""
+
+    predicates = CMPF_PREDICATES
+    lhs, rhs, out = Operand(FLOAT), Operand(FLOAT), Result(BOOL)
+    fastmath = OptionalProp(Attribute)
+
+
+class CmpIOp(_Compare, name="arith.cmpi", pure=True):
+    """Compare integers; predicates of `CMPI_PREDICATES` (s: signed, u: unsigned)."""
+
+    predicates = CMPI_PREDICATES
+    lhs, rhs, out = Operand(INTEGER), Operand(INTEGER), Result(BOOL)
+
+
+class SelectOp(Op, name="arith.select", pure=True):
+    """condition ? x : y; a scalar condition may choose between tensors."""
+
+    condition, x, y, out = Operand(BOOL), Operand(), Operand(), Result()
+
+    def verify(self) -> None:
+        if not self.x.type == self.y.type == self.out.type:
+            op_error(
+                self.operation,
+                f"both choices and the result must have one type, but have {self.x.type}, {self.y.type} and {self.out.type}",
+            )
+        condition = self.condition.type
+        if isinstance(condition, TensorType) and condition != with_element(self.out.type, i1):
+            op_error(self.operation, f"condition must be i1 or {with_element(self.out.type, i1)}, but is {condition}")
+
+
+class _Cast(Op, pure=True):
+    x, out = Operand(), Result()
+
+    def verify(self) -> None:
+        _same_shapes(self)
+
+
+class _FloatToFloat(_Cast, pure=True):
+    x, out = Operand(FLOAT), Result(FLOAT)
+    fastmath = OptionalProp(Attribute)
+
+
+class ExtFOp(_FloatToFloat, name="arith.extf", pure=True):
+    """A wider float, exactly."""
+
+
+class TruncFOp(_FloatToFloat, name="arith.truncf", pure=True):
+    """A narrower float, rounded to nearest even."""
+
+    roundingmode = OptionalProp(Attribute)
+
+
+class _IntegerToInteger(_Cast, pure=True):
+    x, out = Operand(INTEGER), Result(INTEGER)
+
+
+class ExtSIOp(_IntegerToInteger, name="arith.extsi", pure=True):
+    """A wider integer, keeping the sign."""
+
+
+class ExtUIOp(_IntegerToInteger, name="arith.extui", pure=True):
+    """A wider integer, filled with zeros: i1 true becomes 1."""
+
+
+class TruncIOp(_IntegerToInteger, name="arith.trunci", pure=True):
+    """The low bits."""
+
+    overflowFlags = OptionalProp(Attribute)
+
+
+class IndexCastOp(_IntegerToInteger, name="arith.index_cast", pure=True):
+    """Between `index` and a fixed-width integer, keeping the sign."""
+
+    def verify(self) -> None:
+        _same_shapes(self)
+        fixed = [isinstance(element_type(v.type), IntegerType) for v in (self.x, self.out)]
+        if fixed[0] == fixed[1]:
+            op_error(
+                self.operation, f"must go between index and an integer, but goes from {self.x.type} to {self.out.type}"
+            )
+
+
+class SIToFPOp(_Cast, name="arith.sitofp", pure=True):
+    """A float from a signed integer."""
+
+    x, out = Operand(INTEGER), Result(FLOAT)
+
+
+class UIToFPOp(_Cast, name="arith.uitofp", pure=True):
+    """A float from an unsigned integer: i1 true becomes 1.0."""
+
+    x, out = Operand(INTEGER), Result(FLOAT)
+
+
+class FPToSIOp(_Cast, name="arith.fptosi", pure=True):
+    """A signed integer from a float, rounded towards zero."""
+
+    x, out = Operand(FLOAT), Result(INTEGER)
+
+
+ARITH = Dialect(
+    "arith",
+    (
+        ConstantOp,
+        AddFOp, SubFOp, MulFOp, DivFOp, RemFOp, MaximumFOp, MinimumFOp, NegFOp,
+        AddIOp, SubIOp, MulIOp, DivSIOp, FloorDivSIOp, RemSIOp, MaxSIOp, MinSIOp,
+        AndIOp, OrIOp, XOrIOp,
+        CmpFOp, CmpIOp, SelectOp,
+        ExtFOp, TruncFOp, ExtSIOp, ExtUIOp, TruncIOp, IndexCastOp, SIToFPOp, UIToFPOp, FPToSIOp,
+    ),
+)  # fmt: skip

@@ -1,0 +1,251 @@
+"""The `tile` dialect: one scheduled kernel, on tiles (small tensors of constant shape).
+
+Around these ops a kernel uses `scf` loops and `arith`/`math` elementwise on tiles. Positions are
+`index` scalars or tiles of `index`.
+"""
+
+from __future__ import annotations
+
+from ..attributes import (
+    DenseArrayAttr,
+    FunctionType,
+    IndexType,
+    IntegerAttr,
+    StringAttr,
+    TensorType,
+    UnitAttr,
+    element_type,
+    i1,
+    index,
+)
+from ..define import Body, Hint, Op, Operand, OptionalProp, Prop, Result, Variadic
+from ..diagnostics import op_error
+from ..dialect import Dialect
+
+REDUCTIONS = ("max", "sum")
+PRECISIONS = ("ieee", "tf32", "tf32x3")
+
+
+class YieldOp(Op, name="tile.yield", terminator=True):
+    """The grid: one to three `index` values, the number of programs along each axis."""
+
+    values = Variadic(IndexType)
+
+
+class ReturnOp(Op, name="tile.return", terminator=True):
+    """End of a kernel; kernels return nothing, they store."""
+
+
+class KernelOp(Op, name="tile.kernel", isolated=True):
+    """One kernel: a grid region that counts programs and a body that one program runs.
+
+    Both regions take the kernel's arguments, tensors in memory with strides of their own.
+    """
+
+    sym_name = Prop(StringAttr)
+    function_type = Prop(FunctionType)
+    num_warps = Prop(IntegerAttr, default=IntegerAttr(4))
+    num_stages = Prop(IntegerAttr, default=IntegerAttr(1))
+    source = Hint(StringAttr)
+    grid = Body()
+    body = Body()
+
+    def verify(self) -> None:
+        for name, region in (("grid", self.grid), ("body", self.body)):
+            arguments = tuple(a.type for a in region.block.arguments)
+            if arguments != self.function_type.inputs:
+                wanted = ", ".join(map(str, self.function_type.inputs))
+                op_error(
+                    self.operation,
+                    f"region '{name}' must take ({wanted}), but takes ({', '.join(map(str, arguments))})",
+                )
+        if not self.grid.block.ops or YieldOp.match(self.grid.block.ops[-1]) is None:
+            op_error(self.operation, "region 'grid' must end with 'tile.yield'")
+        if not self.body.block.ops or ReturnOp.match(self.body.block.ops[-1]) is None:
+            op_error(self.operation, "region 'body' must end with 'tile.return'")
+
+
+class ProgramIdOp(Op, name="tile.program_id", pure=True):
+    """This program's position in the grid along `axis`."""
+
+    axis = Prop(IntegerAttr)
+    out = Result(IndexType)
+
+
+class SliceOp(Op, name="tile.slice", pure=True):
+    """The sub-tensor at fixed leading indices: `slice(%q, %b, %h)` is q[b, h, ...]. No copy."""
+
+    source = Operand(TensorType)
+    indices = Variadic(IndexType)
+    out = Result(TensorType)
+
+    def verify(self) -> None:
+        source, out = self.source.type, self.out.type
+        assert isinstance(source, TensorType) and isinstance(out, TensorType)
+        rest = source.with_shape(*source.shape[len(self.indices) :])
+        if out != rest:
+            op_error(self.operation, f"result must be {rest}, but is {out}")
+
+
+class LoadOp(Op, name="tile.load"):
+    """A tile of the result's shape, starting at `offsets`, one for each axis of the source.
+
+    Axes listed in `boundary` may run past the end: what lies outside reads as zero.
+    """
+
+    source = Operand(TensorType)
+    offsets = Variadic(IndexType)
+    boundary = Prop(DenseArrayAttr, default=DenseArrayAttr(()))
+    out = Result(TensorType)
+
+    def verify(self) -> None:
+        _check_tile(self, self.source.type, self.out.type, len(self.offsets), self.boundary)
+
+
+class StoreOp(Op, name="tile.store"):
+    """Write a tile at `offsets`; on the axes in `boundary`, what lies outside is dropped."""
+
+    tile = Operand(TensorType)
+    target = Operand(TensorType)
+    offsets = Variadic(IndexType)
+    boundary = Prop(DenseArrayAttr, default=DenseArrayAttr(()))
+
+    def verify(self) -> None:
+        _check_tile(self, self.target.type, self.tile.type, len(self.offsets), self.boundary)
+
+
+def _check_tile(op: Op, memory: object, tile: object, offsets: int, boundary: DenseArrayAttr) -> None:
+    assert isinstance(memory, TensorType) and isinstance(tile, TensorType)
+    if not memory.rank == tile.rank == offsets:
+        op_error(
+            op.operation, f"tensor of rank {memory.rank}, tile of rank {tile.rank} and {offsets} offsets do not fit"
+        )
+    if memory.element != tile.element:
+        op_error(op.operation, f"tensor holds {memory.element}, but the tile {tile.element}")
+    if any(not isinstance(d, int) for d in tile.shape):
+        op_error(op.operation, f"a tile must have constant sizes, but is {tile}")
+    if any(not 0 <= axis < memory.rank for axis in boundary.values):
+        op_error(op.operation, f"boundary axes must lie below {memory.rank}, but are {list(boundary.values)}")
+
+
+class GatherOp(Op, name="tile.gather"):
+    """Elements of `source` at positions: one index for each axis, scalars or tiles of one shape.
+
+    With `masked`, a last operand of i1 says where to read; elsewhere the result is zero and the
+    index may lie outside. All indices scalar gives a scalar.
+    """
+
+    source = Operand(TensorType)
+    indices = Variadic()
+    masked = OptionalProp(UnitAttr)
+    out = Result()
+
+    def verify(self) -> None:
+        source = self.source.type
+        assert isinstance(source, TensorType)
+        wanted = source.rank + (self.masked is not None)
+        if len(self.indices) != wanted:
+            op_error(self.operation, f"needs {wanted} indices and masks for {source}, but has {len(self.indices)}")
+        for value in self.indices[: source.rank]:
+            if element_type(value.type) != index:
+                op_error(self.operation, f"indices must be index or tiles of index, but one is {value.type}")
+        if self.masked is not None and element_type(self.indices[-1].type) != i1:
+            op_error(self.operation, f"the mask must be i1 or a tile of i1, but is {self.indices[-1].type}")
+
+
+class DotOp(Op, name="tile.dot", pure=True):
+    """acc + a b, on a (M, K) and b (K, N), accumulated in the type of acc.
+
+    `precision` is for f32 inputs: "ieee", "tf32", "tf32x3".
+    """
+
+    a, b, acc = Operand(TensorType), Operand(TensorType), Operand(TensorType)
+    precision = Prop(StringAttr, default=StringAttr("ieee"))
+    out = Result(TensorType)
+
+    def verify(self) -> None:
+        a, b, acc = self.a.type, self.b.type, self.acc.type
+        assert isinstance(a, TensorType) and isinstance(b, TensorType) and isinstance(acc, TensorType)
+        if a.rank != 2 or b.rank != 2 or a.shape[1] != b.shape[0] or acc.shape != (a.shape[0], b.shape[1]):
+            op_error(self.operation, f"shapes do not fit: {a} times {b} into {acc}")
+        if self.out.type != acc:
+            op_error(self.operation, f"result must be {acc}, but is {self.out.type}")
+        if self.precision.value not in PRECISIONS:
+            op_error(self.operation, f"precision must be one of {', '.join(PRECISIONS)}, but is {self.precision.value}")
+
+
+class ReduceOp(Op, name="tile.reduce", pure=True):
+    """Fold one axis away: `kind` is "max" (nan is passed over) or "sum"."""
+
+    x = Operand(TensorType)
+    axis = Prop(IntegerAttr)
+    kind = Prop(StringAttr)
+    out = Result(TensorType)
+
+    def verify(self) -> None:
+        if self.kind.value not in REDUCTIONS:
+            op_error(self.operation, f"kind must be one of {', '.join(REDUCTIONS)}, but is {self.kind.value}")
+        x = self.x.type
+        assert isinstance(x, TensorType)
+        wanted = x.with_shape(*(d for i, d in enumerate(x.shape) if i != self.axis.value))
+        if self.out.type != wanted:
+            op_error(self.operation, f"result must be {wanted}, but is {self.out.type}")
+
+
+class BroadcastOp(Op, name="tile.broadcast", pure=True):
+    """Repeat along new axes: `axes` are those of the result that the operand does not have.
+
+    A scalar goes to every axis; a row of 64 to (64, 32) has `axes = [1]`.
+    """
+
+    x = Operand()
+    axes = Prop(DenseArrayAttr)
+    out = Result(TensorType)
+
+    def verify(self) -> None:
+        out = self.out.type
+        assert isinstance(out, TensorType)
+        kept = tuple(d for i, d in enumerate(out.shape) if i not in self.axes.values)
+        wanted = out.with_shape(*kept) if kept else out.element
+        if self.x.type != wanted:
+            op_error(self.operation, f"operand must be {wanted}, but is {self.x.type}")
+
+
+class TransposeOp(Op, name="tile.transpose", pure=True):
+    """The transpose of a matrix tile."""
+
+    x, out = Operand(TensorType), Result(TensorType)
+
+    def verify(self) -> None:
+        x = self.x.type
+        assert isinstance(x, TensorType)
+        wanted = x.with_shape(*reversed(x.shape))
+        if x.rank != 2 or self.out.type != wanted:
+            op_error(self.operation, f"result must be {wanted}, but is {self.out.type}")
+
+
+class IotaOp(Op, name="tile.iota", pure=True):
+    """0, 1, 2, ... as a tile of index of rank 1."""
+
+    out = Result(TensorType)
+
+
+class AtomicAddOp(Op, name="tile.atomic_add"):
+    """Add a tile into memory at `offsets`, atomically for each element."""
+
+    tile = Operand(TensorType)
+    target = Operand(TensorType)
+    offsets = Variadic(IndexType)
+    boundary = Prop(DenseArrayAttr, default=DenseArrayAttr(()))
+
+    def verify(self) -> None:
+        _check_tile(self, self.target.type, self.tile.type, len(self.offsets), self.boundary)
+
+
+TILE = Dialect(
+    "tile",
+    (
+        KernelOp, YieldOp, ReturnOp, ProgramIdOp, SliceOp, LoadOp, StoreOp, GatherOp, DotOp, ReduceOp,
+        BroadcastOp, TransposeOp, IotaOp, AtomicAddOp,
+    ),
+)  # fmt: skip

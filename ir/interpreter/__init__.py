@@ -1,0 +1,1 @@
+"""The reference interpreter: numpy semantics for every op of every level."""
