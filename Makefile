@@ -1,0 +1,40 @@
+# Two commands: `make demo` shows the whole way, `make test` runs what CI runs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# Triton's interpreter and the reference interpreter run on numpy, whose threads only fight here.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test install lint types tests wheel clean
+
+demo: install
+	@$(BIN)/python examples/demo.py
+
+test: install lint types tests wheel
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,models]'
+	@touch $@
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/pyright
+
+tests:
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# A wheel must carry the grammar and run without the checkout.
+wheel:
+	$(BIN)/python tests/packaging/check_wheel.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .attir

@@ -1,0 +1,85 @@
+"""The one custom op that stands for a fused attention in an fx graph: `attir::attention`.
+
+Knows how PyTorch's dispatcher reaches a site's kernel; knows nothing about kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any, TypeAlias, cast
+
+import torch
+
+Runner: TypeAlias = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, Sequence[torch.Tensor], bool], tuple[torch.Tensor, torch.Tensor]
+]
+"""`runner(q, k, v, captures, want_lse) -> (out, lse)`.
+
+q is (B, H, M, D), k (B, K, N, D), v (B, K, N, E), with any strides; out (B, H, M, E) in q's dtype,
+contiguous; lse (B, H, M) in f32, empty where it is not wanted.
+"""
+
+SCHEMA = (
+    "attention(Tensor q, Tensor k, Tensor v, Tensor[] captures, int site, bool want_lse) -> (Tensor out, Tensor lse)"
+)
+
+_runners: list[Runner] = []
+
+
+def register_site(runner: Runner) -> int:
+    """The number under which graphs call `runner`, for the life of the process."""
+    _runners.append(runner)
+    return len(_runners) - 1
+
+
+def _attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: list[torch.Tensor], site: int, want_lse: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _runners[site](q, k, v, captures, want_lse)
+
+
+def _fake_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: list[torch.Tensor], site: int, want_lse: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    batch, heads, length = q.shape[:3]
+    out = q.new_empty((batch, heads, length, v.shape[3]))
+    return out, q.new_empty((batch, heads, length) if want_lse else (0,), dtype=torch.float32)
+
+
+def _attention_under_autograd(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: list[torch.Tensor], site: int, want_lse: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Refuse to lose gradients; else go on, at once where nothing else wants to see the call."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *captures)):
+        raise RuntimeError(
+            "attir::attention has no gradient yet, but an input requires one: "
+            "call the compiled model under torch.no_grad() or requires_grad_(False)"
+        )
+    if type(q) in _PLAIN and not q.is_meta and not _dispatch_modes():
+        return _runners[site](q, k, v, captures, want_lse)
+    with _below_autograd():
+        return attention_op()(q, k, v, captures, site, want_lse)
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_dispatch_modes: Callable[[], int] = cast(Any, torch)._C._len_torch_dispatch_stack
+_below_autograd: Callable[[], AbstractContextManager[None]] = cast(Any, torch)._C._AutoDispatchBelowAutograd
+
+
+@cache
+def attention_op() -> Any:
+    """The overload `torch.ops.attir.attention.default`, defined on first use."""
+    library = _library()
+    library.define(SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
+    for key in ("CPU", "CUDA"):
+        library.impl("attention", _attention, key)
+    library.impl("attention", _attention_under_autograd, "Autograd")
+    library._register_fake("attention", _fake_attention)
+    return torch.ops.attir.attention.default
+
+
+@cache
+def _library() -> Any:
+    return torch.library.Library("attir", "FRAGMENT")

@@ -1,0 +1,139 @@
+"""`attir doctor`: what is installed, what works here, what is known to fail."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir.diagnostics import CompileError
+from ..version import VERSION
+
+PACKAGES = ("torch", "triton", "torch-mlir", "numpy", "lark", "transformers")
+OPTIONAL = ("torch-mlir", "transformers")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; a `bad` one means that attir's main job fails here."""
+
+    mark: str
+    what: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"  {self.mark:<5} {self.what:<28} {self.detail}"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print the report; 1 where something needed is missing or broken, else 0."""
+    parser = argparse.ArgumentParser(prog="attir doctor", description=__doc__)
+    parser.parse_args(argv)
+    findings = [*_packages(), *_works(), *_known_failures()]
+    print(f"attir {VERSION}, Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for finding in findings:
+        print(finding)
+    broken = [f for f in findings if f.mark == "BAD"]
+    print("everything needed works" if not broken else f"{len(broken)} thing(s) need attention")
+    return 1 if broken else 0
+
+
+def _packages() -> list[Finding]:
+    found: list[Finding] = []
+    for name in PACKAGES:
+        try:
+            found.append(Finding("ok", name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            mark = "-" if name in OPTIONAL else "BAD"
+            found.append(Finding(mark, name, "not installed"))
+    return found
+
+
+def _works() -> list[Finding]:
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("reads and writes IR", _check_text),
+        ("Triton's interpreter", _check_interpreter),
+        ("offline compile for sm_90", _check_offline),
+        ("GPU", _check_gpu),
+        ("kernel cache", _check_cache),
+    ]
+    return [_checked(what, check) for what, check in checks]
+
+
+def _checked(what: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding("ok", what, check())
+    except CompileError as problem:
+        return Finding("BAD", what, str(problem).splitlines()[0])
+    except Exception as problem:  # a check reports whatever goes wrong in the library it tries
+        return Finding("BAD", what, f"{type(problem).__name__}: {problem}".splitlines()[0])
+
+
+def _check_text() -> str:
+    from ..ir.parser import parse_module
+    from ..ir.printer import print_operation
+
+    text = print_operation(parse_module('%0 = "arith.constant"() <{value = 1.0 : f32}> : () -> f32\n'))
+    return f"{len(text.splitlines())} lines round trip"
+
+
+def _check_interpreter() -> str:
+    torch: Any = importlib.import_module("torch")
+    from .api import compile as attir_compile
+
+    def attention(q: Any, k: Any, v: Any) -> Any:
+        return torch.softmax(q @ k.transpose(-1, -2) * 0.25, -1) @ v
+
+    q, k, v = (torch.randn(1, 2, 24, 16) for _ in range(3))
+    compiled = attir_compile(attention, backend="interpret", strict=True)
+    with torch.no_grad():
+        difference = (compiled(q, k, v) - attention(q, k, v)).abs().max().item()
+    if difference > 1e-5:
+        raise RuntimeError(f"a fused attention differs from eager by {difference:.1e}")
+    return f"a fused attention agrees with eager to {difference:.1e}"
+
+
+def _check_offline() -> str:
+    from .offline_check import compile_sample
+
+    return compile_sample("sm_90")
+
+
+def _check_gpu() -> str:
+    torch: Any = importlib.import_module("torch")
+    if not torch.cuda.is_available():
+        return "none: CPU tensors run in Triton's interpreter, for correctness only"
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()} (sm_{major}{minor})"
+
+
+def _check_cache() -> str:
+    from .triton_runtime import cache_directory
+
+    folder = cache_directory()
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".probe"
+    probe.write_text("")
+    probe.unlink()
+    return str(folder)
+
+
+def _known_failures() -> list[Finding]:
+    found: list[Finding] = []
+    versions = {f.what: f.detail for f in _packages() if f.mark == "ok"}
+    triton, numpy = (tuple(int(p) for p in versions.get(n, "0.0").split(".")[:2]) for n in ("triton", "numpy"))
+    if triton < (3, 7) and numpy >= (2, 4):
+        found.append(Finding("BAD", "triton 3.6 with numpy 2.4", "its interpreter fails: pip install 'numpy<2.4'"))
+    if "torchvision" in {d.name for d in importlib.metadata.distributions()}:
+        found.append(Finding("note", "torchvision", "beside a CPU build of torch its wheel may fail to import"))
+    found.append(Finding("note", "bf16 in Triton's interpreter", "wrong as shipped; attir mends its dot while it runs"))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,154 @@
+"""The meaning of `arith`: integers wrap in two's complement, an i1 is one signed bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ..attributes import FloatAttr, IntegerAttr, SplatAttr, element_type, i1
+from ..diagnostics import op_error
+from ..dialects.arith import CmpFOp, CmpIOp, ConstantOp
+from .call import Array, Call, Handler
+
+Binary = Callable[[Array, Array], Array]
+
+
+def constant(call: Call) -> Sequence[Array]:
+    """A number, or a tensor full of it."""
+    match ConstantOp(call.op).value:
+        case IntegerAttr(value) | FloatAttr(value):
+            return [np.asarray(value)]
+        case SplatAttr(scalar, type_):
+            return [np.full([d for d in type_.shape if isinstance(d, int)], scalar.value)]
+        case other:
+            op_error(call.op, f"value must be a number or a splat, but is {other}")
+
+
+def floats(function: Binary) -> Handler:
+    """An op on two floats; numpy computes f16 in f32, and one rounding from there is exact."""
+    return lambda call: [function(*call.operands)]
+
+
+def integers(function: Binary) -> Handler:
+    """An op on two integers whose result keeps the low bits."""
+
+    def run(call: Call) -> Sequence[Array]:
+        x, y = call.operands
+        if x.dtype != np.bool_:
+            return [function(x, y)]
+        return [(function(signed(x), signed(y)) & 1).astype(np.bool_)]
+
+    return run
+
+
+def dividing(function: Binary) -> Handler:
+    """An integer op that has no meaning where the second operand is zero."""
+    inner = integers(function)
+
+    def run(call: Call) -> Sequence[Array]:
+        if np.any(call.operands[1] == 0):
+            op_error(call.op, "divides by zero")
+        return inner(call)
+
+    return run
+
+
+def divide_towards_zero(x: Array, y: Array) -> Array:
+    return (x - np.fmod(x, y)) // y
+
+
+def signed(x: Array) -> Array:
+    """Integers that numpy can extend: the i1 true is -1."""
+    return -x.astype(np.int8) if x.dtype == np.bool_ else x
+
+
+def unsigned(x: Array) -> Array:
+    """The same bits as an unsigned integer."""
+    return x.astype(np.uint8) if x.dtype == np.bool_ else x.astype(f"uint{8 * x.dtype.itemsize}")
+
+
+def compare_integers(call: Call) -> Sequence[Array]:
+    """One of `CMPI_PREDICATES`."""
+    predicate = CmpIOp(call.op).predicate_name
+    view = unsigned if predicate.startswith("u") else signed
+    x, y = (view(x) for x in call.operands)
+    return [COMPARISONS[predicate[-2:]](x, y)]
+
+
+def compare_floats(call: Call) -> Sequence[Array]:
+    """One of `CMPF_PREDICATES`; every comparison of numpy is ordered but `!=`."""
+    predicate = CmpFOp(call.op).predicate_name
+    x, y = call.operands
+    unordered = np.isnan(x) | np.isnan(y)
+    if predicate in ("false", "true"):
+        return [np.full(unordered.shape, predicate == "true")]
+    if predicate in ("ord", "uno"):
+        return [unordered ^ (predicate == "ord")]
+    holds = COMPARISONS[predicate[1:]](x, y)
+    return [holds | unordered if predicate.startswith("u") else holds & ~unordered]
+
+
+COMPARISONS: Mapping[str, Binary] = {
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
+
+
+def select(call: Call) -> Sequence[Array]:
+    return [np.where(*call.operands)]
+
+
+def convert(view: Callable[[Array], Array]) -> Handler:
+    """A cast that reads its operand through `view`; the rounding of results does the rest."""
+    return lambda call: [view(call.operands[0])]
+
+
+def truncate_integer(call: Call) -> Sequence[Array]:
+    """The low bits; rounding keeps them, but for an i1 it would ask for nonzero."""
+    x = call.operands[0]
+    return [x & 1 if element_type(call.op.result.type) == i1 else x]
+
+
+def float_to_integer(call: Call) -> Sequence[Array]:
+    return [np.trunc(call.operands[0]).astype(np.int64)]
+
+
+ARITH: Mapping[str, Handler] = {
+    "arith.constant": constant,
+    "arith.addf": floats(np.add),
+    "arith.subf": floats(np.subtract),
+    "arith.mulf": floats(np.multiply),
+    "arith.divf": floats(np.divide),
+    "arith.remf": floats(np.fmod),
+    "arith.maximumf": floats(np.maximum),
+    "arith.minimumf": floats(np.minimum),
+    "arith.negf": convert(np.negative),
+    "arith.addi": integers(np.add),
+    "arith.subi": integers(np.subtract),
+    "arith.muli": integers(np.multiply),
+    "arith.divsi": dividing(divide_towards_zero),
+    "arith.floordivsi": dividing(np.floor_divide),
+    "arith.remsi": dividing(np.fmod),
+    "arith.maxsi": integers(np.maximum),
+    "arith.minsi": integers(np.minimum),
+    "arith.andi": integers(np.bitwise_and),
+    "arith.ori": integers(np.bitwise_or),
+    "arith.xori": integers(np.bitwise_xor),
+    "arith.cmpf": compare_floats,
+    "arith.cmpi": compare_integers,
+    "arith.select": select,
+    "arith.extf": convert(np.asarray),
+    "arith.truncf": convert(np.asarray),
+    "arith.extsi": convert(signed),
+    "arith.extui": convert(unsigned),
+    "arith.trunci": truncate_integer,
+    "arith.index_cast": convert(signed),
+    "arith.sitofp": convert(signed),
+    "arith.uitofp": convert(unsigned),
+    "arith.fptosi": float_to_integer,
+}

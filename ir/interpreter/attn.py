@@ -1,0 +1,76 @@
+"""The meaning of `attn`: attention over whole score matrices, a chunk of query rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..diagnostics import op_error
+from ..dialects.attn import AttentionOp
+from .call import Array, Call, Handler
+
+SCORES_AT_ONCE = 1 << 22
+"""How many scores are held in memory; bounds the chunks, never the result."""
+
+
+def attention(call: Call) -> Sequence[Array]:
+    """out and lse as `AttentionOp` defines them, scores in float32 (float64 when precise).
+
+    The regions run once a chunk, over arrays that broadcast to (B, H, rows, N). A value row takes
+    part with weight 0 where its key is masked, so a nan there reaches the output, as in PyTorch;
+    a row without any key reads no value.
+    """
+    op, real = AttentionOp(call.op), call.real
+    q, k, v = (x.astype(real) for x in call.operands[:3])
+    _check_sizes(op, q, k, v)
+    k, v = (np.repeat(x, op.group.value, axis=1) for x in (k, v))
+    batch, heads, rows, _ = q.shape
+    out, lse = np.empty((batch, heads, rows, v.shape[3]), real), np.empty((batch, heads, rows), real)
+    step = max(1, SCORES_AT_ONCE // max(1, batch * heads * k.shape[2]))
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        scores = _scores(call, q[:, :, part], k, start)
+        out[:, :, part], lse[:, :, part] = _normalise(scores, v)
+    return [out, lse]
+
+
+def _check_sizes(op: AttentionOp, q: Array, k: Array, v: Array) -> None:
+    """Fail where sizes that the types left open do not fit together."""
+    wanted = (q.shape[0], q.shape[1] // op.group.value, k.shape[2])
+    if q.shape[1] % op.group.value or k.shape[:3] != wanted or v.shape[:3] != wanted or q.shape[3] != k.shape[3]:
+        op_error(
+            op.operation,
+            f"sizes do not fit in groups of {op.group.value}: q is {q.shape}, k is {k.shape}, v is {v.shape}",
+        )
+
+
+def _scores(call: Call, q: Array, k: Array, start: int) -> Array:
+    """The scores of query rows from `start` on, -inf where the mask drops a key."""
+    op = AttentionOp(call.op)
+    scores = np.matmul(q, k.swapaxes(2, 3)) * call.real(op.scale.value)
+    shape, captures = scores.shape, call.operands[3:]
+    positions = [
+        (np.arange(size) + (start if axis == 2 else 0)).reshape([-1 if i == axis else 1 for i in range(4)])
+        for axis, size in enumerate(shape)
+    ]
+    if not op.score.empty:
+        (scores,) = call.run(op.score, [scores, *positions, *captures])
+    if not op.mask.empty:
+        (kept,) = call.run(op.mask, [*positions, *captures])
+        scores = np.where(kept, scores, call.real(-np.inf))
+    return np.broadcast_to(scores, shape)
+
+
+def _normalise(scores: Array, v: Array) -> tuple[Array, Array]:
+    """The softmax of each row times v, and the row's log Σ exp; 0 and -inf for a row of no keys."""
+    largest = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+    shift = np.where(largest == -np.inf, scores.dtype.type(0), largest)
+    weights = np.exp(scores - shift)
+    total = weights.sum(axis=-1, keepdims=True)
+    none = total == 0
+    out = np.where(none, 0, np.matmul(weights, v) / total)
+    return out, np.squeeze(np.log(total) + shift, axis=-1)
+
+
+ATTN: Mapping[str, Handler] = {"attn.attention": attention}

@@ -1,0 +1,62 @@
+"""How data of each type is held in numpy, and how results are rounded to their type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..attributes import FloatType, IndexType, IntegerType, TensorType, Type, element_type
+from ..diagnostics import error
+from .call import Array
+
+FLOATS: Mapping[str, str] = {"f16": "float16", "bf16": "float32", "f32": "float32", "f64": "float64"}
+INTEGER_WIDTHS = (8, 16, 32, 64)
+BF16_DROPPED_BITS = 16
+TF32_DROPPED_BITS = 13
+
+
+def numpy_dtype(type_: Type, precise: bool = False) -> np.dtype[np.generic]:
+    """The numpy type that holds elements of `type_`. Fails on a type numpy cannot hold."""
+    match element_type(type_):
+        case IntegerType(1):
+            return np.dtype(np.bool_)
+        case IntegerType(width, signed) if width in INTEGER_WIDTHS:
+            return np.dtype(f"{'int' if signed else 'uint'}{width}")
+        case IndexType():
+            return np.dtype(np.int64)
+        case FloatType(name) if name in FLOATS:
+            return np.dtype(np.float64 if precise else FLOATS[name])
+        case _:
+            raise error(f"the interpreter has no numbers of type {element_type(type_)}")
+
+
+def round_array(data: Array, type_: Type, precise: bool = False) -> Array:
+    """`data` in the elements of `type_`, floats to the nearest (even) value; no copy if it fits."""
+    with np.errstate(all="ignore"):
+        rounded = np.asarray(data).astype(numpy_dtype(type_, precise), copy=False)
+        if element_type(type_) == FloatType("bf16") and not precise:
+            return drop_mantissa(rounded, BF16_DROPPED_BITS)
+        return rounded
+
+
+def drop_mantissa(data: Array, bits: int) -> Array:
+    """float32 rounded to nearest even with the low `bits` bits of the mantissa zero; nan stays."""
+    raw = data.astype(np.float32, copy=False).view(np.uint32)
+    half = np.uint32((1 << (bits - 1)) - 1)
+    rounded = (raw + half + ((raw >> np.uint32(bits)) & np.uint32(1))) & np.uint32(0xFFFFFFFF << bits & 0xFFFFFFFF)
+    return np.where(np.isnan(data), data, np.asarray(rounded).view(np.float32)).astype(np.float32, copy=False)
+
+
+def wide(data: Array) -> Array:
+    """`data` in the type that results are computed in before rounding: float64, int64 or bool."""
+    if data.dtype.kind == "f":
+        return data.astype(np.float64, copy=False)
+    return data if data.dtype.kind == "b" else data.astype(np.int64, copy=False)
+
+
+def fits(data: Array, type_: TensorType) -> bool:
+    """Whether the shape of `data` is one that `type_` allows; symbols allow any size."""
+    return data.ndim == type_.rank and all(
+        size == actual for size, actual in zip(type_.shape, data.shape, strict=True) if isinstance(size, int)
+    )

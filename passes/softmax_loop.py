@@ -1,0 +1,215 @@
+"""The loop of a fused attention kernel: scores of one key tile at a time, softmax kept up as it goes.
+
+Online softmax as in FlashAttention-2 (arXiv 2307.08691), in powers of two: a carried row maximum
+`m`, a carried row sum `l` of 2^(s - m), and the output accumulated under that maximum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..ir.attributes import DenseArrayAttr, IntegerAttr, StringAttr, TensorType, f32, i1, index
+from ..ir.builder import Builder
+from ..ir.core import Block, Region, Value
+from ..ir.dialects.arith import AddFOp, CmpFOp, ConstantOp, MaximumFOp, MulFOp, SelectOp, SubFOp, TruncFOp
+from ..ir.dialects.math import Exp2Op
+from ..ir.dialects.scf import ForOp, YieldOp
+from ..ir.dialects.tile import DotOp, LoadOp, ReduceOp, TransposeOp
+from .schedule import Schedule
+from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder
+from .tile_regions import RegionPositions, TileRegion
+
+LOG2_E = math.log2(math.e)
+MINUS_INFINITY = float("-inf")
+FULL = (ROWS, COLUMNS)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What one key tile hands to the next: out (block_m, E), maximum and sum (block_m), all f32."""
+
+    acc: Value
+    row_max: Value
+    row_sum: Value
+
+    @property
+    def values(self) -> list[Value]:
+        return [self.acc, self.row_max, self.row_sum]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """`before` multiplies the raw scores, `exponent` turns final scores into powers of two.
+
+    With no score region a positive scale goes into the exponent and costs nothing.
+    """
+
+    before: float
+    exponent: float
+
+    @staticmethod
+    def of(scale: float, has_score_region: bool) -> Scaling:
+        folded = scale * LOG2_E
+        usable = 2.0**-100 < folded < 2.0**100
+        return Scaling(1.0, folded) if usable and not has_score_region else Scaling(scale, LOG2_E)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """What one loop must check of each score.
+
+    `key_end` bounds the keys from above (exclusive); `last_key` and `first_keys` are further upper
+    and lower bounds on keys, inclusive, for all or for each row; `region` is an opaque mask.
+    """
+
+    key_end: Tile
+    last_key: Tile | None = None
+    first_keys: tuple[Tile, ...] = ()
+    region: TileRegion | None = None
+
+
+@dataclass(frozen=True)
+class SoftmaxLoop:
+    """Everything that the loops of one kernel share.
+
+    `q_tile` is (block_m, D); `keys` (N, D) and `values` (N, E) are one head's slices, and the
+    paddings say whether their tiles are wider than D and E. `uniform` maps region arguments to
+    what no loop changes, `row_valid` says which rows of the tile exist.
+    """
+
+    schedule: Schedule
+    scaling: Scaling
+    q_tile: Value
+    keys: Value
+    values: Value
+    key_width: int
+    value_width: int
+    row_valid: Tile
+    score: TileRegion | None
+
+    def emit(self, builder: Builder, lower: Value, upper: Value, start: Carried, masking: Masking | None) -> Carried:
+        """One loop over the key tiles that start in [lower, upper)."""
+        types = [v.type for v in start.values]
+        block = Block.with_arguments([index, *types], ["start_n", "acc", "row_max", "row_sum"])
+        inner = Builder(block, location=builder.location)
+        start_n, *carried = block.arguments
+        after = self._step(inner, start_n, Carried(*carried), masking)
+        inner.create(YieldOp, after.values)
+        step = builder.index(self.schedule.block_n)
+        loop = builder.create(ForOp, [lower, upper, step, *start.values], types, regions=[Region([block])])
+        for result, name in zip(loop.results, ("acc", "row_max", "row_sum"), strict=True):
+            result.name_hint = name
+        return Carried(*loop.results)
+
+    def _step(self, builder: Builder, start_n: Value, before: Carried, masking: Masking | None) -> Carried:
+        tiles = TileBuilder(builder, (self.schedule.block_m, self.schedule.block_n))
+        scores = self._masked_scores(tiles, start_n, masking)
+        exponent = Tile(builder.constant(self.scaling.exponent, f32))
+        row = (ROWS,)
+        tile_max = tiles.binary(MulFOp, _reduce(tiles, scores, "max", "tile_max"), exponent, "tile_max")
+        new_max = tiles.binary(MaximumFOp, Tile(before.row_max, row), tile_max, "new_max")
+        may_be_empty = masking is not None or self.score is not None
+        base = _finite_or_zero(tiles, new_max) if may_be_empty else new_max
+        alpha = _exp2(tiles, tiles.binary(SubFOp, Tile(before.row_max, row), base), "alpha")
+        p = _exp2(tiles, tiles.binary(SubFOp, tiles.binary(MulFOp, scores, exponent), base), "p")
+        decayed = tiles.binary(MulFOp, Tile(before.row_sum, row), alpha)
+        row_sum = tiles.binary(AddFOp, decayed, _reduce(tiles, p, "sum", "tile_sum"), "row_sum")
+        acc = self._accumulate(tiles, start_n, before.acc, alpha, p, masking)
+        return Carried(acc, new_max.value, row_sum.value)
+
+    def _masked_scores(self, tiles: TileBuilder, start_n: Value, masking: Masking | None) -> Tile:
+        scores = self._scores(tiles, start_n, masking)
+        columns = tiles.positions(start_n, COLUMNS, "offs_n")
+        valid = {ROWS: self.row_valid}
+        if masking is not None:
+            valid[COLUMNS] = tiles.compare("slt", columns, masking.key_end, "key_valid")
+        if self.score is not None:
+            positions = RegionPositions.of(self.score.region)
+            assert positions.score is not None
+            scores = self.score.inline(tiles, {positions.score: scores, positions.n: columns}, valid)
+        if masking is None:
+            return Tile(tiles.spread(scores, FULL), FULL)
+        mask = _mask(tiles, masking, columns, valid)
+        dropped = Tile(tiles.builder.constant(MINUS_INFINITY, f32))
+        axes = Tile(tiles.spread(mask, FULL), FULL)
+        return tiles.elementwise(SelectOp.op_name, [axes, scores, dropped], f32, label="scores")
+
+    def _scores(self, tiles: TileBuilder, start_n: Value, masking: Masking | None) -> Tile:
+        """before * q k^T"""
+        builder = tiles.builder
+        k_tile = self._load(builder, self.keys, start_n, self.key_width, masking, "k_tile")
+        k_type = k_tile.type
+        assert isinstance(k_type, TensorType)
+        transposed = builder.create(TransposeOp, [k_tile], [k_type.with_shape(*reversed(k_type.shape))], name="k_t").out
+        type_ = tiles.type_along(FULL, f32)
+        scores = Tile(self._dot(builder, self.q_tile, transposed, builder.constant(0.0, type_), "scores"), FULL)
+        if self.scaling.before == 1.0:
+            return scores
+        return tiles.binary(MulFOp, scores, Tile(builder.constant(self.scaling.before, f32)), "scores")
+
+    def _accumulate(
+        self, tiles: TileBuilder, start_n: Value, acc: Value, alpha: Tile, p: Tile, masking: Masking | None
+    ) -> Value:
+        """alpha * acc + p v"""
+        builder = tiles.builder
+        wide = TileBuilder(builder, (self.schedule.block_m, self.value_width))
+        kept = wide.binary(MulFOp, Tile(acc, FULL), alpha, "acc")
+        v_tile = self._load(builder, self.values, start_n, self.value_width, masking, "v_tile")
+        v_type = v_tile.type
+        assert isinstance(v_type, TensorType)
+        weights = p.value
+        if v_type.element != f32:
+            weights = tiles.elementwise(TruncFOp.op_name, [p], v_type.element, label="p_cast").value
+        return self._dot(builder, weights, v_tile, kept.value, "acc")
+
+    def _load(
+        self, builder: Builder, source: Value, start_n: Value, width: int, masking: Masking | None, name: str
+    ) -> Value:
+        """The rows of `source` from `start_n` on, padded with zeros to `width`."""
+        type_ = source.type
+        assert isinstance(type_, TensorType)
+        axes = ((0,) if masking is not None else ()) + ((1,) if width != type_.shape[1] else ())
+        tile = type_.with_shape(self.schedule.block_n, width)
+        properties = {"boundary": DenseArrayAttr(axes)}
+        return builder.create(LoadOp, [source, start_n, builder.index(0)], [tile], properties, name=name).out
+
+    def _dot(self, builder: Builder, a: Value, b: Value, acc: Value, name: str) -> Value:
+        properties = {"precision": StringAttr(self.schedule.precision)}
+        return builder.create(DotOp, [a, b, acc], [acc.type], properties, name=name).out
+
+
+def _mask(tiles: TileBuilder, masking: Masking, columns: Tile, valid: Mapping[int, Tile]) -> Tile:
+    """Which scores of a tile are kept."""
+    conditions = [valid[COLUMNS]]
+    if masking.last_key is not None:
+        conditions.append(tiles.compare("sle", columns, masking.last_key))
+    conditions += [tiles.compare("sge", columns, first) for first in masking.first_keys]
+    if masking.region is not None:
+        positions = RegionPositions.of(masking.region.region)
+        conditions.append(masking.region.inline(tiles, {positions.n: columns}, valid))
+    return tiles.conjunction(conditions, "mask")
+
+
+def _finite_or_zero(tiles: TileBuilder, row_max: Tile) -> Tile:
+    """The row maximum, or 0 for rows without any score yet: -inf - -inf would be nan."""
+    minus_infinity = Tile(tiles.builder.constant(MINUS_INFINITY, f32))
+    properties = {"predicate": CmpFOp.predicate_attr("oeq")}
+    empty = tiles.elementwise(CmpFOp.op_name, [row_max, minus_infinity], i1, properties, "no_key_yet")
+    zero = Tile(tiles.builder.constant(0.0, f32))
+    return tiles.elementwise(SelectOp.op_name, [empty, zero, row_max], f32, label="safe_max")
+
+
+def _exp2(tiles: TileBuilder, x: Tile, label: str) -> Tile:
+    return tiles.elementwise(Exp2Op.op_name, [x], f32, label=label)
+
+
+def _reduce(tiles: TileBuilder, x: Tile, kind: str, label: str) -> Tile:
+    """Fold the keys of a full tile away."""
+    properties = {"axis": IntegerAttr(COLUMNS), "kind": StringAttr(kind)}
+    type_ = tiles.type_along((ROWS,), f32)
+    return Tile(tiles.builder.create(ReduceOp, [x.value], [type_], properties, name=label).out, (ROWS,))
+
+
+__all__ = ["Carried", "ConstantOp", "Masking", "Scaling", "SoftmaxLoop"]

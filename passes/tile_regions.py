@@ -1,0 +1,118 @@
+"""Turns score and mask regions, written for one element, into arithmetic on tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..ir.attributes import Attribute, UnitAttr, element_type, index
+from ..ir.core import Operation, Region, Value
+from ..ir.diagnostics import op_error
+from ..ir.dialects.attn import YieldOp
+from ..ir.dialects.tensor import ExtractOp
+from ..ir.dialects.tile import GatherOp
+from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder, union
+
+ELEMENTWISE = ("arith", "math")
+
+
+@dataclass(frozen=True)
+class TileRegion:
+    """A region inside a kernel, with what is the same for every key tile already computed.
+
+    `captures` are the kernel's arguments for the captured tensors; `known` holds the tiles of
+    everything that does not depend on keys or scores, `rest` the other ops.
+    """
+
+    region: Region
+    captures: Mapping[Value, Value]
+    known: Mapping[Value, Tile]
+    rest: Sequence[Operation]
+
+    def inline(self, tiles: TileBuilder, varying: Mapping[Value, Tile], valid: Mapping[int, Tile]) -> Tile:
+        """The region's value; `valid` says along each axis where positions exist."""
+        known = {**self.known, **varying}
+        for op in self.rest:
+            known[op.result] = _emit(op, tiles, known, self.captures, valid)
+        return known[YieldOp(self.region.block.terminator).value]
+
+
+def hoist(
+    region: Region,
+    tiles: TileBuilder,
+    positions: Mapping[Value, Tile],
+    captures: Mapping[Value, Value],
+    valid: Mapping[int, Tile],
+) -> TileRegion:
+    """Emit what depends on nothing but `positions`, those that no loop changes."""
+    known, rest = dict(positions), list[Operation]()
+    for op in region.block.ops[:-1]:
+        if all(v in known or v in captures for v in op.operands):
+            known[op.result] = _emit(op, tiles, known, captures, valid)
+        else:
+            rest.append(op)
+    return TileRegion(region, captures, known, rest)
+
+
+def _emit(
+    op: Operation,
+    tiles: TileBuilder,
+    known: Mapping[Value, Tile],
+    captures: Mapping[Value, Value],
+    valid: Mapping[int, Tile],
+) -> Tile:
+    if (extract := ExtractOp.match(op)) is not None:
+        indices = [known[i] for i in extract.indices]
+        return _gather(tiles, captures[extract.source], indices, valid, op.result.name_hint)
+    if op.dialect not in ELEMENTWISE or len(op.results) != 1 or op.regions:
+        op_error(op, f"cannot be computed on tiles; regions may use {' and '.join(ELEMENTWISE)}, and tensor.extract")
+    label = op.result.name_hint
+    return tiles.elementwise(op.name, [known[v] for v in op.operands], op.result.type, op.properties, label)
+
+
+def _gather(
+    tiles: TileBuilder, source: Value, indices: Sequence[Tile], valid: Mapping[int, Tile], label: str | None
+) -> Tile:
+    axes = union(indices)
+    operands = [source, *(tile.value if not tile.axes else tiles.spread(tile, axes) for tile in indices)]
+    conditions = [valid[axis] for axis in axes if axis in valid]
+    properties: dict[str, Attribute] = {}
+    if conditions:
+        operands.append(tiles.spread(tiles.conjunction(conditions), axes))
+        properties["masked"] = UnitAttr()
+    type_ = tiles.type_along(axes, element_type(source.type))
+    return Tile(tiles.builder.create(GatherOp, operands, [type_], properties, name=label).out, axes)
+
+
+@dataclass(frozen=True)
+class RegionPositions:
+    """The block arguments of a score or mask region, by what they are."""
+
+    score: Value | None
+    b: Value
+    h: Value
+    m: Value
+    n: Value
+
+    @staticmethod
+    def of(region: Region) -> RegionPositions:
+        first, *others = region.block.arguments
+        if first.type == index:
+            return RegionPositions(None, first, *others[:3])
+        return RegionPositions(first, *others[:4])
+
+
+def element_loads(region: Region) -> list[tuple[Value, tuple[int, ...]]]:
+    """Each captured tensor a region reads an element of, and the axes along which the element varies."""
+    if region.empty:
+        return []
+    positions = RegionPositions.of(region)
+    axes: dict[Value, tuple[int, ...]] = {positions.m: (ROWS,), positions.n: (COLUMNS,)}
+    if positions.score is not None:
+        axes[positions.score] = (ROWS, COLUMNS)
+    loads: list[tuple[Value, tuple[int, ...]]] = []
+    for op in region.block.ops[:-1]:
+        axes[op.result] = tuple(sorted({axis for v in op.operands for axis in axes.get(v, ())}))
+        if (extract := ExtractOp.match(op)) is not None:
+            loads.append((extract.source, axes[op.result]))
+    return loads
