@@ -5,6 +5,7 @@ Knows about mutation and lifted parameters; knows nothing about the IR.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -60,6 +61,7 @@ def capture(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     _drop_metadata_checks(graph_module)
     mutated = _mutated_inputs(graph_module, signature)
     _refuse_aliases(gm, mutated)
+    _name_inputs(gm, graph_module)
     return Captured(graph_module, Signature(mutated))
 
 
@@ -131,6 +133,19 @@ def _drop_metadata_checks(graph_module: fx.GraphModule) -> None:
     for node in list(graph_module.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             graph_module.graph.erase_node(node)
+    graph_module.recompile()
+
+
+def _name_inputs(gm: fx.GraphModule, graph_module: fx.GraphModule) -> None:
+    """Call inputs as the user does: `L_self_modules_lin_parameters_weight_` becomes `lin_weight`."""
+    originals = (n for n in gm.graph.nodes if n.op == "placeholder")
+    copies = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
+    for original, copy in zip(originals, copies, strict=True):
+        name = re.sub(r"^[LG]_+|_+$", "", str(original.target))
+        name = re.sub(r"(^|(?<=_))(modules|parameters|buffers)_", "", name).removeprefix("self_")
+        if name.isidentifier():
+            copy._rename(name)
+            copy.target = copy.name
     graph_module.recompile()
 
 

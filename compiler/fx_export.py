@@ -98,7 +98,7 @@ class _Writer:
 
     def _replacement(self, leaf: fx.Node, operands: Iterator[Value]) -> Any:
         number = known_number(leaf.meta.get("val"))
-        if number is not None and leaf.op != "placeholder":
+        if number is not None:
             return number
         if is_list(leaf):
             return [self.values[next(operands)] for _ in leaf.meta["val"]]
@@ -127,7 +127,7 @@ class _Writer:
         self._define(op.operation, self._call(op.operation, attention_op(), arguments, {}))
 
     def _call(self, op: Operation, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
-        node = self.graph.call_function(target, args, kwargs)
+        node = self.graph.create_node("call_function", target, args, kwargs, op.name.split(".")[1])
         if op.location.known:
             node.meta["stack_trace"] = f'  File "{op.location.file}", line {op.location.line}, in attir\n    {op.name}'
         self.changed.add(node)

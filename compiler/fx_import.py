@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -68,9 +68,15 @@ class OperandOutput:
     position: int
 
 
-def import_graph(graph_module: fx.GraphModule) -> Imported:
-    """The module of a functional ATen graph; every node must carry `meta["val"]`."""
-    reader = _Reader()
+Hide = Callable[[str, Location], bool]
+
+
+def import_graph(graph_module: fx.GraphModule, hide: Hide = lambda name, location: False) -> Imported:
+    """The module of a functional ATen graph; every node must carry `meta["val"]`.
+
+    Operations that `hide` picks by name and location go to the `fx` dialect, out of the passes' sight.
+    """
+    reader = _Reader(hide)
     for node in graph_module.graph.nodes:
         reader.read(node)
     return reader.finish()
@@ -93,8 +99,22 @@ def _torch_directory() -> str:
     return str(Path(torch.__file__).parent)
 
 
+def _literal(node: fx.Node) -> dict[str, Any] | None:
+    """What `aten.full` needs to make the number that a get_attr reads: a literal in the user's code.
+
+    Parameters and buffers arrive as placeholders, so an attribute without axes never changes.
+    """
+    if node.op != "get_attr" or node.graph.owning_module is None or not isinstance(node.target, str):
+        return None
+    value = getattr(node.graph.owning_module, node.target, None)
+    if type(value) is not torch.Tensor or value.dim() or value.is_complex() or value.is_meta:
+        return None
+    return {"size": [], "fill_value": value.item(), "dtype": value.dtype}
+
+
 @dataclass
 class _Reader:
+    hide: Hide
     block: Block = field(default_factory=Block)
     values: dict[fx.Node, list[Value]] = field(default_factory=dict[fx.Node, list[Value]])
     nodes: dict[str, fx.Node] = field(default_factory=dict[str, fx.Node])
@@ -129,11 +149,13 @@ class _Reader:
         examples = cast("Sequence[Any]", val) if is_list(node) else [] if _computes_nothing(node) else [val]
         types = [type_of_value(example) for example in examples]
         arguments = without_defaults(node.target, named_arguments(node))
+        literal = _literal(node)
         if node.op == "get_attr":
-            arguments = {"target": str(node.target)}
+            arguments = {"target": str(node.target)} if literal is None else literal
         encoded = {key: self._argument(value) for key, value in arguments.items()}
         op = aten_op("", encoded, types, location_of(node), {FX_HINT: StringAttr(node.name)})
-        op.name = op_name(node) if is_readable(op) else f"fx.{op_name(node)}"
+        name = op_name(node) if literal is None else "aten.full"
+        op.name = f"fx.{name}" if self.hide(name, op.location) or not is_readable(op) else name
         self.block.append(op)
         self.values[node] = op.results
         self.originals[node.name] = (op.name, dict(op.properties))
@@ -147,7 +169,7 @@ class _Reader:
         if not isinstance(leaf, fx.Node):
             return encode_constant(leaf)
         number = known_number(leaf.meta.get("val"))
-        if number is not None and leaf.op != "placeholder":
+        if number is not None:
             return number
         return list(self.values[leaf]) if is_list(leaf) else self.values[leaf][0]
 

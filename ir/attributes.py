@@ -314,14 +314,24 @@ _BITS_FORMAT: Mapping[str, tuple[str, str, int]] = {
 def float_bits(value: float, type_: FloatType) -> int:
     """The bit pattern of `value` in `type_` (bf16 rounds to nearest even)."""
     if type_.name == "bf16":
-        bits = struct.unpack("<I", struct.pack("<f", _saturate(value, f32)))[0]
         if value != value:
             return 0x7FC0
+        bits = _bits_rounded_to_odd(value)
         return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     if type_.name not in _BITS_FORMAT:
         raise ValueError(f"no bit pattern is known for {type_}")
     pack, unpack, _ = _BITS_FORMAT[type_.name]
     return struct.unpack(unpack, struct.pack(pack, _saturate(value, type_)))[0]
+
+
+def _bits_rounded_to_odd(value: float) -> int:
+    """The f32 bits of `value`, inexact ones odd, so that rounding them again equals rounding once."""
+    nearest = _saturate(value, f32)
+    bits = struct.unpack("<I", struct.pack("<f", nearest))[0]
+    single = float_from_bits(bits, f32)
+    if single == value or single in (float("inf"), float("-inf")):
+        return bits
+    return (bits - (abs(single) > abs(value))) | 1
 
 
 def float_from_bits(bits: int, type_: FloatType) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..ir.attributes import IntegerAttr, IntegerType
+from ..ir.attributes import Attribute, FloatAttr, IntegerAttr, IntegerType
 from ..ir.core import Value
 from ..ir.dialects.arith import AddIOp, ConstantOp, ExtSIOp, IndexCastOp, MulIOp, SubIOp, TruncIOp
 
@@ -44,7 +44,7 @@ class Affine:
 
 
 def affine_of(value: Value, row: Value, column: Value) -> Affine | None:
-    """What integer `value` is in terms of the positions `row` and `column`; None where it is not affine."""
+    """What number `value` is in terms of the positions `row` and `column`; None where it is not affine."""
     if value is row:
         return Affine(row=1)
     if value is column:
@@ -55,7 +55,7 @@ def affine_of(value: Value, row: Value, column: Value) -> Affine | None:
 
 def _affine_of_result(value: Value, row: Value, column: Value) -> Affine | None:
     if constant := ConstantOp.producing(value):
-        return Affine(constant=constant.value.value) if isinstance(constant.value, IntegerAttr) else None
+        return _whole_number(constant.value)
     if cast := IndexCastOp.producing(value) or ExtSIOp.producing(value):
         return affine_of(cast.x, row, column)
     if narrowed := TruncIOp.producing(value):
@@ -68,6 +68,13 @@ def _affine_of_result(value: Value, row: Value, column: Value) -> Affine | None:
     if product := MulIOp.producing(value):
         return _product(affine_of(product.lhs, row, column), affine_of(product.rhs, row, column))
     return None
+
+
+def _whole_number(attr: Attribute) -> Affine | None:
+    """A constant, also one written as a float."""
+    if isinstance(attr, IntegerAttr):
+        return Affine(constant=attr.value)
+    return Affine(constant=int(attr.value)) if isinstance(attr, FloatAttr) and attr.value.is_integer() else None
 
 
 def _combine(lhs: Value, rhs: Value, factor: int, row: Value, column: Value) -> Affine | None:

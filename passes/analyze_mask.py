@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from ..ir.attributes import IntegerAttr, i1
 from ..ir.core import Operation, Region, Value
-from ..ir.dialects.arith import AndIOp, CmpIOp, ConstantOp, OrIOp, SelectOp, XOrIOp
+from ..ir.dialects.arith import AndIOp, CmpFOp, CmpIOp, ConstantOp, ExtUIOp, OrIOp, SelectOp, UIToFPOp, XOrIOp
 from ..ir.dialects.attn import AttentionOp, YieldOp
 from ..ir.dialects.math import AbsIOp
 from .affine import Affine, affine_of
@@ -18,6 +18,14 @@ _INVERSE = {"eq": "ne", "ne": "eq", "slt": "sge", "sge": "slt", "sle": "sgt", "s
             "ult": "uge", "uge": "ult", "ule": "ugt", "ugt": "ule"}  # fmt: skip
 _SWAPPED = {"eq": "eq", "ne": "ne", "slt": "sgt", "sgt": "slt", "sle": "sge", "sge": "sle",
             "ult": "ugt", "ugt": "ult", "ule": "uge", "uge": "ule"}  # fmt: skip
+
+
+_FLOAT_PREDICATES = {"oeq": "eq", "ueq": "eq", "one": "ne", "une": "ne", "olt": "slt", "ole": "sle", "ogt": "sgt",
+                     "oge": "sge"}  # fmt: skip
+"""Of numbers; `ult` to `uge` of floats read as the unsigned comparisons, which hold for fewer."""
+
+Side: TypeAlias = Value | Affine
+"""One side of a comparison."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,8 @@ def analyze_mask(region: Region) -> MaskStructure:
     """The bounds that a mask region of `attn.attention` sets; an empty region keeps everything.
 
     Conjunctions, disjunctions, negations and selections of affine comparisons of the positions are
-    understood; anything else is opaque, but still under the bounds of the conjuncts beside it.
+    understood, and comparisons of numbers that such a condition selects. Anything else is opaque,
+    but still under the bounds of the conjuncts beside it.
     """
     if region.empty:
         return EVERYTHING
@@ -72,9 +81,9 @@ class _Facts:
         if choice := SelectOp.producing(condition):
             chosen = self.when(choice.condition, True).meet(self.when(choice.x, truth))
             return chosen.hull(self.when(choice.condition, False).meet(self.when(choice.y, truth)))
-        if comparison := CmpIOp.producing(condition):
-            name = comparison.predicate_name
-            return self._compare(comparison.lhs, name if truth else _INVERSE[name], comparison.rhs)
+        if comparison := CmpIOp.producing(condition) or CmpFOp.producing(condition):
+            name = _FLOAT_PREDICATES.get(comparison.predicate_name, comparison.predicate_name)
+            return self._compare(comparison.lhs, name if truth else _INVERSE.get(name, name), comparison.rhs)
         return OPAQUE
 
     def _exclusive_or(self, op: XOrIOp, truth: bool) -> MaskStructure:
@@ -83,13 +92,30 @@ class _Facts:
                 return self.when(other, truth != bool(known.value))
         return OPAQUE
 
-    def _compare(self, lhs: Value, predicate: str, rhs: Value) -> MaskStructure:
-        if AbsIOp.producing(rhs) is not None:
-            lhs, predicate, rhs = rhs, _SWAPPED[predicate], lhs
-        right = affine_of(rhs, self.row, self.column)
-        if (distance := AbsIOp.producing(lhs)) is not None:
-            return _compare_distance(affine_of(distance.x, self.row, self.column), predicate, right)
-        return _compare(affine_of(lhs, self.row, self.column), predicate, right)
+    def _compare(self, lhs: Side, predicate: str, rhs: Side) -> MaskStructure:
+        if predicate not in _INVERSE:
+            return OPAQUE
+        for side, turned, other in ((lhs, predicate, rhs), (rhs, _SWAPPED[predicate], lhs)):
+            if (cases := _cases(side)) is not None:
+                condition, x, y = cases
+                chosen = self.when(condition, True).meet(self._compare(x, turned, other))
+                return chosen.hull(self.when(condition, False).meet(self._compare(y, turned, other)))
+            if isinstance(side, Value) and (distance := AbsIOp.producing(side)) is not None:
+                return _compare_distance(self._affine(distance.x), turned, self._affine(other))
+        return _compare(self._affine(lhs), predicate, self._affine(rhs))
+
+    def _affine(self, side: Side) -> Affine | None:
+        return affine_of(side, self.row, self.column) if isinstance(side, Value) else side
+
+
+def _cases(side: Side) -> tuple[Value, Side, Side] | None:
+    """A condition and what `side` is where it holds and where it does not."""
+    if not isinstance(side, Value):
+        return None
+    if choice := SelectOp.producing(side):
+        return choice.condition, choice.x, choice.y
+    cast = ExtUIOp.producing(side) or UIToFPOp.producing(side)
+    return (cast.x, Affine(constant=1), Affine()) if cast is not None and cast.x.type == i1 else None
 
 
 def _boolean(value: Value) -> IntegerAttr | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..ir.attributes import DenseArrayAttr, IntegerAttr, StringAttr, TensorType, f32, i1, index
 from ..ir.builder import Builder
 from ..ir.core import Block, Region, Value
-from ..ir.dialects.arith import AddFOp, CmpFOp, ConstantOp, MaximumFOp, MulFOp, SelectOp, SubFOp, TruncFOp
+from ..ir.dialects.arith import AddFOp, CmpFOp, MaximumFOp, MulFOp, SelectOp, SubFOp, TruncFOp
 from ..ir.dialects.math import Exp2Op
 from ..ir.dialects.scf import ForOp, YieldOp
 from ..ir.dialects.tile import DotOp, LoadOp, ReduceOp, TransposeOp
@@ -60,8 +60,8 @@ class Scaling:
 class Masking:
     """What one loop must check of each score.
 
-    `key_end` bounds the keys from above (exclusive); `last_key` and `first_keys` are further upper
-    and lower bounds on keys, inclusive, for all or for each row; `region` is an opaque mask.
+    `key_end` bounds the keys from above (exclusive), and `last_key` (inclusive) does so for each
+    row, never beyond `key_end`; `first_keys` are lower bounds; `region` is an opaque mask.
     """
 
     key_end: Tile
@@ -108,7 +108,7 @@ class SoftmaxLoop:
         scores = self._masked_scores(tiles, start_n, masking)
         exponent = Tile(builder.constant(self.scaling.exponent, f32))
         row = (ROWS,)
-        tile_max = tiles.binary(MulFOp, _reduce(tiles, scores, "max", "tile_max"), exponent, "tile_max")
+        tile_max = tiles.binary(MulFOp, _reduce(tiles, scores, "max", "raw_max"), exponent, "tile_max")
         new_max = tiles.binary(MaximumFOp, Tile(before.row_max, row), tile_max, "new_max")
         may_be_empty = masking is not None or self.score is not None
         base = _finite_or_zero(tiles, new_max) if may_be_empty else new_max
@@ -133,8 +133,8 @@ class SoftmaxLoop:
             return Tile(tiles.spread(scores, FULL), FULL)
         mask = _mask(tiles, masking, columns, valid)
         dropped = Tile(tiles.builder.constant(MINUS_INFINITY, f32))
-        axes = Tile(tiles.spread(mask, FULL), FULL)
-        return tiles.elementwise(SelectOp.op_name, [axes, scores, dropped], f32, label="scores")
+        kept = Tile(tiles.spread(mask, FULL), FULL)
+        return tiles.elementwise(SelectOp.op_name, [kept, scores, dropped], f32, label="scores")
 
     def _scores(self, tiles: TileBuilder, start_n: Value, masking: Masking | None) -> Tile:
         """before * q k^T"""
@@ -184,7 +184,7 @@ def _mask(tiles: TileBuilder, masking: Masking, columns: Tile, valid: Mapping[in
     """Which scores of a tile are kept."""
     conditions = [valid[COLUMNS]]
     if masking.last_key is not None:
-        conditions.append(tiles.compare("sle", columns, masking.last_key))
+        conditions = [tiles.compare("sle", columns, masking.last_key)]
     conditions += [tiles.compare("sge", columns, first) for first in masking.first_keys]
     if masking.region is not None:
         positions = RegionPositions.of(masking.region.region)
@@ -210,6 +210,3 @@ def _reduce(tiles: TileBuilder, x: Tile, kind: str, label: str) -> Tile:
     properties = {"axis": IntegerAttr(COLUMNS), "kind": StringAttr(kind)}
     type_ = tiles.type_along((ROWS,), f32)
     return Tile(tiles.builder.create(ReduceOp, [x.value], [type_], properties, name=label).out, (ROWS,))
-
-
-__all__ = ["Carried", "ConstantOp", "Masking", "Scaling", "SoftmaxLoop"]

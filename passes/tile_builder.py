@@ -19,7 +19,7 @@ from ..ir.attributes import (
 from ..ir.builder import Builder
 from ..ir.core import Operation, Value
 from ..ir.define import Op
-from ..ir.dialects.arith import AddIOp, AndIOp, CmpIOp, ConstantOp, DivSIOp, MaxSIOp, MinSIOp, MulIOp
+from ..ir.dialects.arith import AddIOp, AndIOp, CmpIOp, ConstantOp, DivSIOp, MaxSIOp, MinSIOp, MulIOp, SubIOp
 from ..ir.dialects.tile import BroadcastOp, IotaOp
 
 ROWS, COLUMNS = 0, 1
@@ -91,6 +91,8 @@ class TileBuilder:
 
     def shifted(self, tile: Tile, distance: int, label: str | None = None) -> Tile:
         """Positions moved by a constant."""
+        if distance < 0:
+            return self.binary(SubIOp, tile, self.index(-distance), label)
         return self.binary(AddIOp, tile, self.index(distance), label) if distance else tile
 
     def positions(self, start: Value, axis: int, label: str) -> Tile:
@@ -114,6 +116,14 @@ class IndexMath:
         return self.builder.index(value)
 
     def add(self, x: Value, value: int) -> Value:
+        """x + value; a constant that `x` already adds is merged with it."""
+        for kind, sign in ((AddIOp, 1), (SubIOp, -1)):
+            inner = kind.producing(x)
+            offset = ConstantOp.producing(inner.rhs) if inner is not None else None
+            if inner is not None and offset is not None and isinstance(offset.value, IntegerAttr):
+                return self.add(inner.lhs, sign * offset.value.value + value)
+        if value < 0:
+            return self.builder.binary(SubIOp, x, self.constant(-value))
         return self.builder.binary(AddIOp, x, self.constant(value)) if value else x
 
     def least(self, *values: Value) -> Value:

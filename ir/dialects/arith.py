@@ -39,7 +39,9 @@ class ConstantOp(Op, name="arith.constant", pure=True):
             op_error(self.operation, f"value has type {self.value.type}, but the result is {self.out.type}")
 
 
-class _FloatBinary(Op, pure=True):
+class FloatBinaryOp(Op, pure=True):
+    """What arithmetic on two floats has in common."""
+
     lhs, rhs, out = Operand(FLOAT), Operand(FLOAT), Result(FLOAT)
     fastmath = OptionalProp(Attribute)
 
@@ -47,7 +49,9 @@ class _FloatBinary(Op, pure=True):
         _same_types(self)
 
 
-class _IntegerBinary(Op, pure=True):
+class IntegerBinaryOp(Op, pure=True):
+    """What arithmetic on two integers has in common."""
+
     lhs, rhs, out = Operand(INTEGER), Operand(INTEGER), Result(INTEGER)
     overflowFlags = OptionalProp(Attribute)
 
@@ -70,31 +74,31 @@ def _same_shapes(op: Op) -> None:
         op_error(op.operation, f"operands and result must have one shape, but have {types}")
 
 
-class AddFOp(_FloatBinary, name="arith.addf", pure=True):
+class AddFOp(FloatBinaryOp, name="arith.addf", pure=True):
     """x + y"""
 
 
-class SubFOp(_FloatBinary, name="arith.subf", pure=True):
+class SubFOp(FloatBinaryOp, name="arith.subf", pure=True):
     """x - y"""
 
 
-class MulFOp(_FloatBinary, name="arith.mulf", pure=True):
+class MulFOp(FloatBinaryOp, name="arith.mulf", pure=True):
     """x * y"""
 
 
-class DivFOp(_FloatBinary, name="arith.divf", pure=True):
+class DivFOp(FloatBinaryOp, name="arith.divf", pure=True):
     """x / y"""
 
 
-class RemFOp(_FloatBinary, name="arith.remf", pure=True):
+class RemFOp(FloatBinaryOp, name="arith.remf", pure=True):
     """x - trunc(x / y) * y, with the sign of x"""
 
 
-class MaximumFOp(_FloatBinary, name="arith.maximumf", pure=True):
+class MaximumFOp(FloatBinaryOp, name="arith.maximumf", pure=True):
     """The larger; nan if either is nan."""
 
 
-class MinimumFOp(_FloatBinary, name="arith.minimumf", pure=True):
+class MinimumFOp(FloatBinaryOp, name="arith.minimumf", pure=True):
     """The smaller; nan if either is nan."""
 
 
@@ -108,47 +112,47 @@ class NegFOp(Op, name="arith.negf", pure=True):
         _same_types(self)
 
 
-class AddIOp(_IntegerBinary, name="arith.addi", pure=True):
+class AddIOp(IntegerBinaryOp, name="arith.addi", pure=True):
     """x + y, wrapping"""
 
 
-class SubIOp(_IntegerBinary, name="arith.subi", pure=True):
+class SubIOp(IntegerBinaryOp, name="arith.subi", pure=True):
     """x - y, wrapping"""
 
 
-class MulIOp(_IntegerBinary, name="arith.muli", pure=True):
+class MulIOp(IntegerBinaryOp, name="arith.muli", pure=True):
     """x * y, wrapping"""
 
 
-class DivSIOp(_IntegerBinary, name="arith.divsi", pure=True):
+class DivSIOp(IntegerBinaryOp, name="arith.divsi", pure=True):
     """x / y, rounded towards zero"""
 
 
-class FloorDivSIOp(_IntegerBinary, name="arith.floordivsi", pure=True):
+class FloorDivSIOp(IntegerBinaryOp, name="arith.floordivsi", pure=True):
     """x / y, rounded down"""
 
 
-class RemSIOp(_IntegerBinary, name="arith.remsi", pure=True):
+class RemSIOp(IntegerBinaryOp, name="arith.remsi", pure=True):
     """x - (x / y rounded towards zero) * y, with the sign of x"""
 
 
-class MaxSIOp(_IntegerBinary, name="arith.maxsi", pure=True):
+class MaxSIOp(IntegerBinaryOp, name="arith.maxsi", pure=True):
     """The larger, signed."""
 
 
-class MinSIOp(_IntegerBinary, name="arith.minsi", pure=True):
+class MinSIOp(IntegerBinaryOp, name="arith.minsi", pure=True):
     """The smaller, signed."""
 
 
-class AndIOp(_IntegerBinary, name="arith.andi", pure=True):
+class AndIOp(IntegerBinaryOp, name="arith.andi", pure=True):
     """x & y"""
 
 
-class OrIOp(_IntegerBinary, name="arith.ori", pure=True):
+class OrIOp(IntegerBinaryOp, name="arith.ori", pure=True):
     """x | y"""
 
 
-class XOrIOp(_IntegerBinary, name="arith.xori", pure=True):
+class XOrIOp(IntegerBinaryOp, name="arith.xori", pure=True):
     """x ^ y"""
 
 
@@ -159,7 +163,9 @@ CMPF_PREDICATES = (
 )  # fmt: skip
 
 
-class _Compare(Op, pure=True):
+class CompareOp(Op, pure=True):
+    """What comparisons have in common: a predicate by its number, an i1 as the result."""
+
     predicates: ClassVar[tuple[str, ...]] = ()
     predicate = Prop(IntegerAttr)
 
@@ -188,7 +194,7 @@ def with_element(like: Type, element: Type) -> Type:
     return like.with_element(element) if isinstance(like, TensorType) else element
 
 
-class CmpFOp(_Compare, name="arith.cmpf", pure=True):
+class CmpFOp(CompareOp, name="arith.cmpf", pure=True):
     """Compare floats; predicates of `CMPF_PREDICATES` (o: ordered, u: unordered or)."""
 
     predicates = CMPF_PREDICATES
@@ -196,7 +202,7 @@ class CmpFOp(_Compare, name="arith.cmpf", pure=True):
     fastmath = OptionalProp(Attribute)
 
 
-class CmpIOp(_Compare, name="arith.cmpi", pure=True):
+class CmpIOp(CompareOp, name="arith.cmpi", pure=True):
     """Compare integers; predicates of `CMPI_PREDICATES` (s: signed, u: unsigned)."""
 
     predicates = CMPI_PREDICATES
@@ -209,11 +215,10 @@ class SelectOp(Op, name="arith.select", pure=True):
     condition, x, y, out = Operand(BOOL), Operand(), Operand(), Result()
 
     def verify(self) -> None:
-        if not self.x.type == self.y.type == self.out.type:
-            op_error(
-                self.operation,
-                f"both choices and the result must have one type, but have {self.x.type}, {self.y.type} and {self.out.type}",
-            )
+        types = [self.x.type, self.y.type, self.out.type]
+        if any(t != types[0] for t in types):
+            have = ", ".join(map(str, types))
+            op_error(self.operation, f"both choices and the result must have one type, but have {have}")
         condition = self.condition.type
         if isinstance(condition, TensorType) and condition != with_element(self.out.type, i1):
             op_error(self.operation, f"condition must be i1 or {with_element(self.out.type, i1)}, but is {condition}")

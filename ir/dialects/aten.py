@@ -32,7 +32,7 @@ from ..location import UNKNOWN, Location
 OPERAND = DialectAttr("aten.operand")
 NONE = DialectAttr("aten.none")
 
-Constant: TypeAlias = "int | float | bool | str | Type | None | list[Constant]"
+Constant: TypeAlias = "int | float | bool | str | Type | list[Constant] | None"
 Argument: TypeAlias = "Value | Constant | list[Argument]"
 
 

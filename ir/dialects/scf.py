@@ -57,10 +57,8 @@ class IfOp(Op, name="scf.if"):
 
 def _check_results(op: Op, actual: tuple[Type, ...], wanted: tuple[Type, ...]) -> None:
     if actual != wanted:
-        op_error(
-            op.operation,
-            f"results ({', '.join(map(str, actual))}) differ from what the loop carries ({', '.join(map(str, wanted))})",
-        )
+        carried = ", ".join(map(str, wanted))
+        op_error(op.operation, f"results ({', '.join(map(str, actual))}) differ from what the loop carries ({carried})")
 
 
 def _check_yield(op: Op, last: list[Operation], wanted: tuple[Type, ...]) -> None:

@@ -16,13 +16,12 @@ Binary = Callable[[Array, Array], Array]
 
 def constant(call: Call) -> Sequence[Array]:
     """A number, or a tensor full of it."""
-    match ConstantOp(call.op).value:
-        case IntegerAttr(value) | FloatAttr(value):
-            return [np.asarray(value)]
-        case SplatAttr(scalar, type_):
-            return [np.full([d for d in type_.shape if isinstance(d, int)], scalar.value)]
-        case other:
-            op_error(call.op, f"value must be a number or a splat, but is {other}")
+    value = ConstantOp(call.op).value
+    if isinstance(value, SplatAttr):
+        return [np.full([d for d in value.type.shape if isinstance(d, int)], value.value.value)]
+    if not isinstance(value, IntegerAttr | FloatAttr):
+        op_error(call.op, f"value must be a number or a splat, but is {value}")
+    return [np.asarray(value.value)]
 
 
 def floats(function: Binary) -> Handler:

@@ -1,4 +1,4 @@
-"""The meaning of `aten` and `fx`: every overload that captured models use, by full op name."""
+"""The meaning of `aten`: every overload that captured models use, by full op name."""
 
 from __future__ import annotations
 
@@ -17,5 +17,3 @@ ATEN: Mapping[str, Handler] = {
     for table in (ARITHMETIC, FUNCTIONS, LOGIC, CASTS, REDUCTIONS, PRODUCTS, VIEWS, CREATION, INDEXING)
     for name, meaning in table.items()
 }
-
-FX: Mapping[str, Handler] = {}

@@ -59,7 +59,7 @@ class Arguments:
     def integers(self, name: str, default: Sequence[int] | None = None) -> list[int]:
         """A list of integers; a single one is a list of one, as in a schema's `int[1]`."""
         given = self.required(name) if default is None else self.value(name, default)
-        return [int(item) for item in (given if isinstance(given, Sequence) else [given])]
+        return [int(item) for item in np.atleast_1d(given)]
 
     def flag(self, name: str) -> bool:
         return bool(self.value(name, False))

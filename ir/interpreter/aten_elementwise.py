@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ..attributes import Type
 from .aten_arguments import Arguments, Meaning
 from .call import Array
 from .math import erf, rsqrt
@@ -128,16 +127,6 @@ def interpolate(a: Arguments) -> Array:
     return start + a.wide("weight") * (end - start)
 
 
-def is_infinite(sign: int) -> Unary:
-    return lambda x: x == sign * np.inf
-
-
-def target_type(a: Arguments, default: Type) -> Type:
-    """The `dtype` argument, where it is given."""
-    given = a.value("dtype")
-    return given if isinstance(given, Type) else default
-
-
 ARITHMETIC: Mapping[str, Meaning] = {
     "add.Tensor": scaled(np.add),
     "add.Scalar": scaled(np.add),
@@ -203,24 +192,35 @@ FUNCTIONS: Mapping[str, Meaning] = {
     "isnan": unary(np.isnan),
     "isinf": unary(np.isinf),
     "isfinite": unary(np.isfinite),
-    "isneginf": unary(is_infinite(-1)),
-    "isposinf": unary(is_infinite(1)),
+    "isneginf": unary(lambda x: x == -np.inf),
+    "isposinf": unary(lambda x: x == np.inf),
 }
 
 LOGIC: Mapping[str, Meaning] = {
-    **{f"eq.{kind}": compare(np.equal) for kind in ("Tensor", "Scalar")},
-    **{f"ne.{kind}": compare(np.not_equal) for kind in ("Tensor", "Scalar")},
-    **{f"lt.{kind}": compare(np.less) for kind in ("Tensor", "Scalar")},
-    **{f"le.{kind}": compare(np.less_equal) for kind in ("Tensor", "Scalar")},
-    **{f"gt.{kind}": compare(np.greater) for kind in ("Tensor", "Scalar")},
-    **{f"ge.{kind}": compare(np.greater_equal) for kind in ("Tensor", "Scalar")},
-    **{
-        f"{name}.{kind}": binary(np.bitwise_and) for name in ("__and__", "bitwise_and") for kind in ("Tensor", "Scalar")
-    },
-    **{f"{name}.{kind}": binary(np.bitwise_or) for name in ("__or__", "bitwise_or") for kind in ("Tensor", "Scalar")},
-    **{
-        f"{name}.{kind}": binary(np.bitwise_xor) for name in ("__xor__", "bitwise_xor") for kind in ("Tensor", "Scalar")
-    },
+    "eq.Tensor": compare(np.equal),
+    "eq.Scalar": compare(np.equal),
+    "ne.Tensor": compare(np.not_equal),
+    "ne.Scalar": compare(np.not_equal),
+    "lt.Tensor": compare(np.less),
+    "lt.Scalar": compare(np.less),
+    "le.Tensor": compare(np.less_equal),
+    "le.Scalar": compare(np.less_equal),
+    "gt.Tensor": compare(np.greater),
+    "gt.Scalar": compare(np.greater),
+    "ge.Tensor": compare(np.greater_equal),
+    "ge.Scalar": compare(np.greater_equal),
+    "__and__.Tensor": binary(np.bitwise_and),
+    "__and__.Scalar": binary(np.bitwise_and),
+    "bitwise_and.Tensor": binary(np.bitwise_and),
+    "bitwise_and.Scalar": binary(np.bitwise_and),
+    "__or__.Tensor": binary(np.bitwise_or),
+    "__or__.Scalar": binary(np.bitwise_or),
+    "bitwise_or.Tensor": binary(np.bitwise_or),
+    "bitwise_or.Scalar": binary(np.bitwise_or),
+    "__xor__.Tensor": binary(np.bitwise_xor),
+    "__xor__.Scalar": binary(np.bitwise_xor),
+    "bitwise_xor.Tensor": binary(np.bitwise_xor),
+    "bitwise_xor.Scalar": binary(np.bitwise_xor),
     "bitwise_not": unary(np.invert),
     "logical_and": logical(np.logical_and),
     "logical_or": logical(np.logical_or),
@@ -235,9 +235,18 @@ LOGIC: Mapping[str, Meaning] = {
 }
 
 CASTS: Mapping[str, Meaning] = {
-    **{f"to.{kind}": cast for kind in ("dtype", "dtype_layout", "device", "other")},
-    **{name: cast for name in ("_to_copy", "type_as", "clone", "contiguous", "alias", "detach", "lift_fresh_copy")},
+    "to.dtype": cast,
+    "to.dtype_layout": cast,
+    "to.device": cast,
+    "to.other": cast,
+    "_to_copy": cast,
+    "type_as": cast,
+    "clone": cast,
+    "contiguous": cast,
+    "alias": cast,
+    "detach": cast,
     "lift_fresh": cast,
+    "lift_fresh_copy": cast,
     "dropout": dropout,
     "_assert_tensor_metadata": lambda a: [],
 }

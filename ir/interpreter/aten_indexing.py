@@ -65,7 +65,7 @@ def gather(a: Arguments) -> Array:
         return np.broadcast_to(source, index.shape)
     axis %= source.ndim
     _check(a, index, source.shape[axis], axis)
-    mesh = list(np.indices(index.shape, sparse=True))
+    mesh: list[Array] = list(np.indices(index.shape, sparse=True))
     mesh[axis] = index
     return source[tuple(mesh)]
 

@@ -1,4 +1,4 @@
-"""ATen overloads that fold axes: sums, extremes, softmax, norms, running sums."""
+"""ATen overloads that fold axes: sums, extremes, softmax, norms, running sums and differences."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..attributes import FloatType, Type
+from ..attributes import Type, f64
 from .aten_arguments import Arguments, Meaning
 from .call import Array
 
 Reduction = Callable[..., Any]
-MACHINE_EPSILON: Mapping[str, float] = {"f16": 2.0**-10, "bf16": 2.0**-7, "f32": 2.0**-23, "f64": 2.0**-52}
 
 
 def reduction(function: Reduction, **options: Any) -> Meaning:
@@ -80,6 +79,13 @@ def log_sum_exp(a: Arguments) -> Array:
     return total if keep else np.squeeze(total, axis=axes)
 
 
+def difference(a: Arguments) -> Array:
+    """Each element minus the one before it, `n` times; `prepend` and `append` lengthen it first."""
+    axis = a.integer("dim", -1)
+    parts = [a.wide(name) for name in ("prepend", "self", "append") if a.value(name) is not None]
+    return np.diff(np.concatenate(parts, axis=axis), n=a.integer("n", 1), axis=axis)
+
+
 def _normalised_axes(a: Arguments) -> tuple[int, ...]:
     return tuple(range(-len(a.integers("normalized_shape")), 0))
 
@@ -98,14 +104,10 @@ def native_layer_norm(a: Arguments) -> tuple[Array, Array, Array]:
 
 
 def rms_norm(a: Arguments) -> Array:
-    """x / sqrt(mean(x²) + eps); by default eps is the machine's for the type computed in."""
+    """x / sqrt(mean(x²) + eps); by default eps is the spacing of f32 at 1, of f64 for f64."""
     x = a.wide("input")
-    eps = a.value("eps", _machine_epsilon(a.element("input")))
+    eps = a.value("eps", 2.0**-52 if a.element("input") == f64 else 2.0**-23)
     return _affine(a, x / np.sqrt((x * x).mean(axis=_normalised_axes(a), keepdims=True) + eps))
-
-
-def _machine_epsilon(type_: Type | None) -> float:
-    return MACHINE_EPSILON[type_.name if isinstance(type_, FloatType) else "f32"]
 
 
 REDUCTIONS: Mapping[str, Meaning] = {
@@ -130,6 +132,7 @@ REDUCTIONS: Mapping[str, Meaning] = {
     "var.dim": variance,
     "var.correction": variance,
     "cumsum": lambda a: np.cumsum(a.wide("self"), axis=a.integer("dim")),
+    "diff": difference,
     "softmax.int": softmax,
     "_softmax": softmax,
     "_safe_softmax": safe_softmax,

@@ -57,9 +57,11 @@ def transposed(a: Arguments) -> Array:
 
 
 def swapped(first: str, second: str) -> Meaning:
-    return lambda a: (
-        a.array("self").swapaxes(a.integer(first), a.integer(second)) if a.array("self").ndim else a.array("self")
-    )
+    def run(a: Arguments) -> Array:
+        x = a.array("self")
+        return x.swapaxes(a.integer(first), a.integer(second)) if x.ndim else x
+
+    return run
 
 
 def slice_axis(a: Arguments) -> Array:
@@ -178,7 +180,7 @@ VIEWS: Mapping[str, Meaning] = {
     "repeat": repeat,
     "repeat_interleave.self_int": repeat_interleave,
     "roll": roll,
-    "flip": lambda a: np.flip(a.array("self"), a.integers("dims")),
+    "flip": lambda a: np.flip(a.array("self"), tuple(a.integers("dims"))),
     "pad": pad,
     "constant_pad_nd": pad,
     "tril": lambda a: np.tril(a.array("self"), a.integer("diagonal", 0)),

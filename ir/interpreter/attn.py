@@ -50,10 +50,7 @@ def _scores(call: Call, q: Array, k: Array, start: int) -> Array:
     op = AttentionOp(call.op)
     scores = np.matmul(q, k.swapaxes(2, 3)) * call.real(op.scale.value)
     shape, captures = scores.shape, call.operands[3:]
-    positions = [
-        (np.arange(size) + (start if axis == 2 else 0)).reshape([-1 if i == axis else 1 for i in range(4)])
-        for axis, size in enumerate(shape)
-    ]
+    positions = _positions(shape, start)
     if not op.score.empty:
         (scores,) = call.run(op.score, [scores, *positions, *captures])
     if not op.mask.empty:
@@ -62,14 +59,20 @@ def _scores(call: Call, q: Array, k: Array, start: int) -> Array:
     return np.broadcast_to(scores, shape)
 
 
+def _positions(shape: Sequence[int], start: int) -> list[Array]:
+    """b, h, m and n, each along an axis of its own; m counts from `start`."""
+    ranges: list[Array] = [np.arange(size) for size in shape]
+    ranges[2] = ranges[2] + start
+    return [x.reshape([-1 if i == axis else 1 for i in range(4)]) for axis, x in enumerate(ranges)]
+
+
 def _normalise(scores: Array, v: Array) -> tuple[Array, Array]:
     """The softmax of each row times v, and the row's log Σ exp; 0 and -inf for a row of no keys."""
-    largest = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-    shift = np.where(largest == -np.inf, scores.dtype.type(0), largest)
+    largest: Array = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+    shift: Array = np.where(largest == -np.inf, scores.dtype.type(0), largest)
     weights = np.exp(scores - shift)
     total = weights.sum(axis=-1, keepdims=True)
-    none = total == 0
-    out = np.where(none, 0, np.matmul(weights, v) / total)
+    out = np.where(total == 0, 0, np.matmul(weights, v) / total)
     return out, np.squeeze(np.log(total) + shift, axis=-1)
 
 

@@ -15,9 +15,10 @@ from ..dialects import op_class
 from ..dialects.func import FuncOp
 from ..dialects.tile import AtomicAddOp, KernelOp, SliceOp, StoreOp
 from .arith import ARITH
-from .aten import ATEN, FX
+from .aten import ATEN
 from .attn import ATTN
 from .call import Array, Call, Handler
+from .fx import FX
 from .math import MATH
 from .rounding import fits, round_array
 from .scf import SCF
@@ -94,7 +95,7 @@ class Interpreter:
         operands = [self.values[v] for v in op.operands]
         try:
             return handler(Call(op, operands, self.precise, self.program, self.run_region))
-        except (ValueError, IndexError) as problem:
+        except (ValueError, IndexError, ArithmeticError) as problem:
             shapes = ", ".join(str(x.shape) for x in operands)
             op_error(op, f"cannot be executed on operands of shape {shapes}: {problem}")
 

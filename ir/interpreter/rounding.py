@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..attributes import FloatType, IndexType, IntegerType, TensorType, Type, element_type
+from ..attributes import FloatType, IndexType, IntegerType, TensorType, Type, bf16, element_type
 from ..diagnostics import error
 from .call import Array
 
@@ -34,18 +35,27 @@ def numpy_dtype(type_: Type, precise: bool = False) -> np.dtype[np.generic]:
 def round_array(data: Array, type_: Type, precise: bool = False) -> Array:
     """`data` in the elements of `type_`, floats to the nearest (even) value; no copy if it fits."""
     with np.errstate(all="ignore"):
-        rounded = np.asarray(data).astype(numpy_dtype(type_, precise), copy=False)
-        if element_type(type_) == FloatType("bf16") and not precise:
-            return drop_mantissa(rounded, BF16_DROPPED_BITS)
-        return rounded
+        given = np.asarray(data)
+        if element_type(type_) == bf16 and not precise:
+            return drop_mantissa(given, BF16_DROPPED_BITS)
+        return given.astype(numpy_dtype(type_, precise), copy=False)
 
 
 def drop_mantissa(data: Array, bits: int) -> Array:
     """float32 rounded to nearest even with the low `bits` bits of the mantissa zero; nan stays."""
-    raw = data.astype(np.float32, copy=False).view(np.uint32)
+    raw = _bits_rounded_to_odd(data)
     half = np.uint32((1 << (bits - 1)) - 1)
     rounded = (raw + half + ((raw >> np.uint32(bits)) & np.uint32(1))) & np.uint32(0xFFFFFFFF << bits & 0xFFFFFFFF)
-    return np.where(np.isnan(data), data, np.asarray(rounded).view(np.float32)).astype(np.float32, copy=False)
+    return np.where(np.isnan(data), np.float32(np.nan), np.asarray(rounded).view(np.float32))
+
+
+def _bits_rounded_to_odd(data: Array) -> NDArray[np.uint32]:
+    """The f32 bits of `data`, inexact ones odd, so that rounding them again equals rounding once."""
+    single = np.asarray(data.astype(np.float32, copy=False))
+    bits = single.view(np.uint32)
+    exact = (single == data) | ~np.isfinite(single)
+    too_large = np.abs(single) > np.abs(data)
+    return np.where(exact, bits, (bits - too_large.astype(np.uint32)) | np.uint32(1))
 
 
 def wide(data: Array) -> Array:

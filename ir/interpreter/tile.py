@@ -13,7 +13,7 @@ import numpy as np
 from ..attributes import DenseArrayAttr, TensorType, element_type, f32, is_float
 from ..core import Operation
 from ..diagnostics import op_error
-from ..dialects.tile import BroadcastOp, DotOp, GatherOp, LoadOp, ProgramIdOp, ReduceOp, StoreOp
+from ..dialects.tile import AtomicAddOp, BroadcastOp, DotOp, GatherOp, LoadOp, ProgramIdOp, ReduceOp, StoreOp
 from .call import Array, Call, Handler
 from .rounding import TF32_DROPPED_BITS, drop_mantissa, round_array
 from .tensor import check_positions
@@ -58,7 +58,7 @@ def store(call: Call) -> Sequence[Array]:
 def atomic_add(call: Call) -> Sequence[Array]:
     """Add in memory; a sum of low precision is rounded each time, as hardware does."""
     tile, target = call.operands[:2]
-    inside, memory = _windows(call, target, tile.shape, 2, StoreOp(call.op).boundary)
+    inside, memory = _windows(call, target, tile.shape, 2, AtomicAddOp(call.op).boundary)
     target[memory] = round_array(target[memory] + tile[inside], call.op.operands[1].type, call.precise)
     return []
 
@@ -125,7 +125,7 @@ def broadcast(call: Call) -> Sequence[Array]:
 
 def iota(call: Call) -> Sequence[Array]:
     type_ = call.op.result.type
-    assert isinstance(type_, TensorType)
+    assert isinstance(type_, TensorType) and isinstance(type_.shape[0], int)
     return [np.arange(type_.shape[0])]
 
 

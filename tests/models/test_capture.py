@@ -7,13 +7,14 @@ from typing import Any, cast
 
 import pytest
 import torch
+from torch import fx
+
 from attir.compiler.capture import capture, placeholder_examples, restore_mutations
 from attir.compiler.fx_export import export_graph
 from attir.compiler.fx_import import Imported, import_graph
 from attir.ir.core import Operation
 from attir.ir.dialects.aten import AtenOp
 from attir.ir.printer import print_operation
-from torch import fx
 
 transformers = pytest.importorskip("transformers")
 SIZES: dict[str, dict[str, Any]] = {

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from attir.ir.attributes import Dim, Symbol, i1, i64
 from attir.ir.builder import Builder
 from attir.ir.core import Region, Value
@@ -15,8 +18,6 @@ from attir.ir.dialects.math import AbsIOp
 from attir.passes.analyze_mask import analyze_mask
 from attir.passes.key_ranges import IntegerMath, KeyRanges, key_ranges
 from attir.passes.mask_structure import MaskStructure
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 Predicate = Callable[[int, int], bool]
 

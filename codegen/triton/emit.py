@@ -1,0 +1,100 @@
+"""Writes a scheduled kernel (`tile.kernel`) as a Python module for Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...ir.core import Operation
+from ...ir.diagnostics import op_error
+from ...ir.dialects.tile import KernelOp
+from . import arithmetic, control, memory, tiles
+from .expression import name
+from .launcher import launcher_text
+from .layout import filled
+from .library import library_text
+from .memory import OffsetBound, offset_bounds
+from .writer import Emitter, KernelWriter, Parameter, argument_names, pointer_type
+
+
+@dataclass(frozen=True)
+class TritonKernel:
+    """The text of a module, and what is needed to compile it without running it.
+
+    `parameters` are the kernel's, in order: pointers, then strides, then sizes. `bounds` is what a
+    caller must check of strides before a launch.
+    """
+
+    name: str
+    source: str
+    parameters: tuple[Parameter, ...]
+    num_warps: int
+    num_stages: int
+    bounds: tuple[OffsetBound, ...]
+
+
+def _return(op: Operation, writer: KernelWriter) -> None:
+    """A kernel ends where its text ends."""
+
+
+EMITTERS: Mapping[str, Emitter] = {
+    **arithmetic.EMITTERS,
+    **tiles.EMITTERS,
+    **memory.EMITTERS,
+    **control.EMITTERS,
+    "tile.return": _return,
+}
+
+
+def emit_triton(kernel: Operation) -> str:
+    """The Python text of a module with the kernel and a function `launch(tensors...)` that starts it."""
+    return emit_kernel(kernel).source
+
+
+def emit_kernel(kernel: Operation) -> TritonKernel:
+    """As `emit_triton`, with the kernel's signature. Raises CompileError for ops Triton has no form for."""
+    view = KernelOp.match(kernel)
+    if view is None:
+        op_error(kernel, "is not a kernel: only 'tile.kernel' can be written as Triton")
+    block = view.body.block
+    writer = KernelWriter(view, EMITTERS, argument_names(block))
+    writer.taken.add(view.sym_name.value)
+    for value, argument in zip(block.arguments, writer.arguments, strict=True):
+        writer.alias(value, name(f"{argument}_ptr"))
+    writer.body(block.ops)
+    parameters = _parameters(writer)
+    source = "".join(
+        [
+            _header(view),
+            "import triton\nimport triton.language as tl\n\n\n",
+            library_text(writer.library),
+            _kernel_text(writer, parameters),
+            "\n\n",
+            launcher_text(writer, parameters),
+        ]
+    )
+    warps, stages = view.num_warps.value, view.num_stages.value
+    return TritonKernel(view.sym_name.value, source, parameters, warps, stages, offset_bounds(writer))
+
+
+def _header(kernel: KernelOp) -> str:
+    origin = f", from {kernel.source.value}" if kernel.source is not None else ""
+    return f'"""Fused attention kernel `{kernel.sym_name.value}`{origin}. Written by attir."""\n\n'
+
+
+def _parameters(writer: KernelWriter) -> tuple[Parameter, ...]:
+    pointers = [
+        Parameter(f"{argument}_ptr", pointer_type(type_), argument, position)
+        for position, (argument, type_) in enumerate(zip(writer.arguments, writer.tensor_types, strict=True))
+    ]
+    others = sorted(writer.parameters.values(), key=lambda p: (p.kind == "size", p.argument, p.axis or 0))
+    return (*pointers, *others)
+
+
+def _kernel_text(writer: KernelWriter, parameters: tuple[Parameter, ...]) -> str:
+    groups: dict[str, list[str]] = {"pointer": [], "stride": [], "size": []}
+    for parameter in parameters:
+        groups[parameter.kind].append(parameter.name)
+    heading = ["@triton.jit", f"def {writer.kernel.sym_name.value}("]
+    names = [line for members in groups.values() for line in filled(members, indent=4)]
+    return "\n".join([*heading, *names, "):", *writer.prologue, *writer.lines, ""])

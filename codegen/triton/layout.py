@@ -1,0 +1,60 @@
+"""Breaks generated Python into lines: long calls at their commas, lists of arguments where they are full."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+COLUMNS = 100
+
+
+def wrapped(line: str) -> list[str]:
+    """`line`, or if it is too long and ends in a call, that call with its arguments on lines below."""
+    if len(line) <= COLUMNS or not line.endswith(")"):
+        return [line]
+    start = _opening(line)
+    indent = line[: len(line) - len(line.lstrip())]
+    arguments = split_arguments(line[start + 1 : -1])
+    if len(arguments) < 2:
+        return [line]
+    inner = indent + "    "
+    packed = inner + ", ".join(arguments)
+    middle = [packed] if len(packed) <= COLUMNS else [line for a in arguments for line in wrapped_argument(inner + a)]
+    return [line[: start + 1], *middle, f"{indent})"]
+
+
+def wrapped_argument(line: str) -> list[str]:
+    """One argument on its own line, broken again where it is itself too long a call."""
+    *first, last = wrapped(line)
+    return [*first, last + ","]
+
+
+def _opening(line: str) -> int:
+    """The position of the parenthesis that the last character closes."""
+    depth = 0
+    for position in range(len(line) - 1, -1, -1):
+        depth += (line[position] in ")]}") - (line[position] in "([{")
+        if depth == 0:
+            return position
+    return len(line) - 1
+
+
+def split_arguments(text: str) -> list[str]:
+    """Split at the commas outside any parentheses."""
+    parts, depth, start = list[str](), 0, 0
+    for position, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append(text[start:position].strip())
+            start = position + 1
+    return [*parts, text[start:].strip()]
+
+
+def filled(items: Sequence[str], indent: int = 8) -> list[str]:
+    """Arguments or parameters packed into lines, each followed by a comma."""
+    lines, current = list[str](), ""
+    for item in items:
+        if current and indent + len(current) + len(item) + 2 > COLUMNS:
+            lines.append(" " * indent + current)
+            current = ""
+        current += f"{' ' if current else ''}{item},"
+    return [*lines, *([" " * indent + current] if current else [])]

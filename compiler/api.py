@@ -1,0 +1,105 @@
+"""`compile` and `explain`: what users call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, cast, overload
+from weakref import WeakKeyDictionary
+
+import torch
+
+from ..ir.diagnostics import error
+from .backend import Backend, shared_report
+from .options import Options
+from .report import Report
+
+CallableT = TypeVar("CallableT", bound=Callable[..., Any])
+_backends: WeakKeyDictionary[object, Backend] = WeakKeyDictionary()
+
+
+@overload
+def compile(
+    model: CallableT,
+    *,
+    backend: str = ...,
+    rest: str = ...,
+    autotune: str = ...,
+    strict: bool = ...,
+    max_error: float | None = ...,
+    sparsity: Any = ...,
+    quantize: Any = ...,
+    dynamic: bool | None = ...,
+    dump: str | Path | None = ...,
+    cache: bool = ...,
+) -> CallableT: ...
+@overload
+def compile(
+    model: None = None,
+    *,
+    backend: str = ...,
+    rest: str = ...,
+    autotune: str = ...,
+    strict: bool = ...,
+    max_error: float | None = ...,
+    sparsity: Any = ...,
+    quantize: Any = ...,
+    dynamic: bool | None = ...,
+    dump: str | Path | None = ...,
+    cache: bool = ...,
+) -> Callable[[CallableT], CallableT]: ...
+def compile(
+    model: Any = None,
+    *,
+    backend: str = "auto",
+    rest: str = "eager",
+    autotune: str = "off",
+    strict: bool = False,
+    max_error: float | None = None,
+    sparsity: Any = None,
+    quantize: Any = None,
+    dynamic: bool | None = None,
+    dump: str | Path | None = None,
+    cache: bool = True,
+) -> Any:
+    """Compile the attention in `model` when it is called, and run the rest as it is.
+
+    `model` is an nn.Module, a function, a bound method, or a torch.export.ExportedProgram; without
+    it, the result is a decorator. See `Options` for the others. Raises CompileError for options
+    that are unknown or not available, and with `strict=True` on the first call for attention that
+    was not fused.
+    """
+    options = Options(backend, rest, autotune, strict, max_error, sparsity, quantize, dynamic, dump, cache)
+    if model is None:
+        return partial(_compile, options=options)
+    return _compile(model, options)
+
+
+def _compile(model: Any, options: Options) -> Any:
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module()
+    if not callable(model):
+        raise error(f"cannot compile {model!r}: expected an nn.Module, a function, a method or an ExportedProgram")
+    backend = Backend(options)
+    compiled = cast(Any, torch).compile(model, backend=backend, dynamic=options.dynamic)
+    _backends[compiled] = backend
+    return compiled
+
+
+def explain(compiled: object) -> Report:
+    """What became of every attention in `compiled`, as far as calls have captured it.
+
+    For callables from `torch.compile(..., backend="attir")` this is the report on all of them
+    together. Raises CompileError for what attir has not compiled.
+    """
+    subject = getattr(compiled, "__func__", compiled)
+    try:
+        backend = _backends.get(subject)
+    except TypeError:
+        backend = None
+    if backend is not None:
+        return backend.report
+    if hasattr(subject, "_torchdynamo_orig_callable"):
+        return shared_report()
+    raise error(f"cannot explain {compiled!r}: it is not the result of attir.compile")

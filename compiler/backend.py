@@ -1,0 +1,143 @@
+"""The backend that `torch.compile` calls: one fx graph in, one callable with fused attention out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import fx
+from torch._dynamo.exc import ShortenTraceback
+
+from ..ir.diagnostics import CompileError, Diagnostic, error
+from ..ir.location import UNKNOWN, Location
+from .compilation import Compilation
+from .options import Options
+from .refusals import refuse_graph
+from .report import GraphReport, Report, SiteReport
+from .sites import SiteCompiler
+
+Runnable = Callable[..., Any]
+
+
+def attir_backend(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, **_: Any
+) -> Runnable:
+    """`torch.compile(model, backend="attir", options={...})`; the options are those of `attir.compile`.
+
+    All callables compiled by name share one report.
+    """
+    named = dict(options or {})
+    if unknown := named.keys() - Options.__dataclass_fields__.keys():
+        known = ", ".join(Options.__dataclass_fields__)
+        raise BackendError(Diagnostic(UNKNOWN, f"unknown option '{min(unknown)}'; expected {known}"))
+    try:
+        return shared_backend(tuple(sorted(named.items())))(gm, example_inputs)
+    except BackendError:
+        raise
+    except CompileError as problem:
+        raise BackendError(*problem.diagnostics) from None
+
+
+_shared: dict[tuple[tuple[str, Any], ...], Backend] = {}
+
+
+def shared_backend(options: tuple[tuple[str, Any], ...] = ()) -> Backend:
+    """The backend behind the name "attir", one for each set of options."""
+    if options not in _shared:
+        _shared[options] = Backend(Options(**dict(options)))
+    return _shared[options]
+
+
+def shared_report() -> Report:
+    """What was done for all callables that were compiled by name."""
+    return Report([graph for backend in _shared.values() for graph in backend.report.graphs])
+
+
+class BackendError(CompileError, ShortenTraceback):
+    """A CompileError that Dynamo hands to the user as it is, instead of wrapping it."""
+
+    def __init__(self, *diagnostics: Diagnostic) -> None:
+        self.diagnostics = diagnostics
+        self.text = "\n".join(d.render() for d in diagnostics)
+        ShortenTraceback.__init__(self, self.text, first_useful_frame=None)
+
+    def __str__(self) -> str:
+        # Dynamo appends advice on how to debug Dynamo to the arguments of the exception.
+        return self.text
+
+
+@dataclass(eq=False)
+class Backend:
+    """Compiles the graphs of one callable and keeps the report about them.
+
+    `compile_site` turns an outlined attention into a kernel; by default attir's own.
+    """
+
+    options: Options
+    compile_site: SiteCompiler | None = None
+    report: Report = field(default_factory=Report)
+    __name__ = "attir"
+
+    def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Runnable:
+        graph = self.report.start_graph(_cause_of_capture() if self.report.graphs else "first capture")
+        try:
+            _refuse_gradients(gm, example_inputs)
+            result = Compilation(self.options, self.compile_site or _own_site_compiler(), graph).run(gm)
+        except CompileError as problem:
+            refuse_graph(gm, graph, problem)
+            result = gm
+        if self.options.strict:
+            _raise_refusals(graph)
+        return self._rest(result, example_inputs)
+
+    def _rest(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Runnable:
+        """What runs the graph around the fused sites."""
+        if self.options.rest == "eager":
+            return gm.forward
+        from torch._inductor.compile_fx import compile_fx
+
+        return cast(Any, compile_fx)(gm, list(example_inputs))
+
+
+def _own_site_compiler() -> SiteCompiler:
+    from .kernels import compile_site
+
+    return compile_site
+
+
+def _cause_of_capture() -> str:
+    """Why Dynamo captures a graph now, in its own words where it recaptures."""
+    from torch._dynamo.utils import get_metrics_context
+
+    reason = cast(Any, get_metrics_context())._metrics.get("recompile_reason")
+    # The same function compiled by another backend is no recapture of ours.
+    if not reason or "BACKEND_MATCH" in reason:
+        return "first capture"
+    return f"captured again because {' '.join(str(reason).split())}"
+
+
+def _refuse_gradients(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> None:
+    tensors = [*example_inputs, *gm.parameters()]
+    wanted = any(isinstance(t, torch.Tensor) and t.requires_grad for t in tensors)
+    if wanted and (torch.is_grad_enabled() or _enables_grad(gm)):
+        raise error(
+            "inference only: an input or parameter requires a gradient; "
+            "call under torch.no_grad() or requires_grad_(False)"
+        )
+
+
+def _enables_grad(gm: fx.GraphModule) -> bool:
+    return any(getattr(n.target, "__name__", "") == "_set_grad_enabled" and n.args[0] is True for n in gm.graph.nodes)
+
+
+def _raise_refusals(graph: GraphReport) -> None:
+    refused = [s for s in graph.sites if s.status == "refused"]
+    if refused:
+        raise BackendError(*(Diagnostic(_location(s), f"'{s.op}' was not fused: {s.reason}") for s in refused))
+
+
+def _location(site: SiteReport) -> Location:
+    file, _, line = site.location.rpartition(":")
+    return Location(file, int(line)) if file else Location(site.location, 0)

@@ -1,0 +1,55 @@
+"""Makes the head dimensions of attention constant where PyTorch traced them as symbols.
+
+Kernels keep whole head dimensions in registers, so these are compiled in. Reading a symbolic size
+as a number makes PyTorch guard it: another head dimension then leads to a new capture.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from .torch_types import known_number
+
+_SOFTMAX = ("softmax", "_softmax", "_safe_softmax")
+_PRODUCTS = ("matmul", "bmm", "baddbmm", "mm", "einsum")
+
+
+def specialise_head_dims(graph_module: fx.GraphModule) -> int:
+    """Fix the last sizes of every query, key and value in a graph; return how many were symbolic."""
+    widths: list[Any] = []
+    for node in graph_module.graph.nodes:
+        if _packet(node) == "scaled_dot_product_attention":
+            widths += [_last_size(argument) for argument in node.args[:3]]
+        elif _packet(node) in _SOFTMAX:
+            widths += [_last_size(p.args[0]) for p in _nearest_products(node, forward=False)]
+            widths += [_last_size(p) for p in _nearest_products(node, forward=True)]
+    symbolic = [w for w in widths if isinstance(w, torch.SymInt) and known_number(w) is None]
+    for width in symbolic:
+        int(width)
+    return len(symbolic)
+
+
+def _packet(node: fx.Node) -> str:
+    target = node.target
+    return str(getattr(target, "_opname", "")) if node.op == "call_function" else ""
+
+
+def _last_size(argument: Any) -> Any:
+    example = argument.meta.get("val") if isinstance(argument, fx.Node) else None
+    return example.shape[-1] if isinstance(example, torch.Tensor) and example.dim() else None
+
+
+def _nearest_products(softmax: fx.Node, *, forward: bool) -> list[fx.Node]:
+    """The matrix products reached from a softmax without crossing another one."""
+    found: list[fx.Node] = []
+    seen, pending = {softmax}, [softmax]
+    while pending:
+        node = pending.pop()
+        for near in node.users if forward else node.all_input_nodes:
+            if near not in seen:
+                seen.add(near)
+                (found if _packet(near) in _PRODUCTS else pending).append(near)
+    return found

@@ -1,0 +1,154 @@
+"""From one outlined attention to a kernel: analyse, plan, lower, emit; once for equal programs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..codegen.triton import TritonKernel, emit_kernel
+from ..ir.attributes import Attribute, DictAttr, FloatAttr, IntegerAttr, StringAttr, TensorType
+from ..ir.core import Operation
+from ..ir.diagnostics import error, op_error
+from ..ir.dialects.attn import AttentionOp
+from ..ir.dialects.func import FuncOp
+from ..ir.dialects.tile import KernelOp
+from ..ir.printer import print_operation
+from ..passes.analyze_mask import AnalyzeMask
+from ..passes.canonicalize import Canonicalize
+from ..passes.cse import CommonSubexpressionElimination
+from ..passes.dce import DeadCodeElimination
+from ..passes.lower_attention import LowerAttention
+from ..passes.manager import Pass, PassContext
+from ..passes.plan import PlanAttention
+from .options import Options
+from .sites import CompiledSite, Runner
+
+INTERPRETER = "interpret"
+
+
+def scheduling_passes(target: str) -> tuple[Pass, ...]:
+    """What decides how an attention runs on `target`, and leaves it an attention."""
+    return (AnalyzeMask(), PlanAttention(target), Canonicalize(), CommonSubexpressionElimination())
+
+
+def lowering_passes() -> tuple[Pass, ...]:
+    """From a scheduled attention to a kernel."""
+    return (LowerAttention(), Canonicalize(), CommonSubexpressionElimination(), DeadCodeElimination())
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One attention as a Triton module for `target`, with every decision on the way.
+
+    `plan` is the schedule, `structure` what is known of the mask, `tile_text` the kernel in tile
+    IR, `inputs` the types of q, k, v and the captures.
+    """
+
+    target: str
+    triton: TritonKernel
+    plan: Mapping[str, Any]
+    structure: Mapping[str, Any]
+    scheduled_text: str
+    tile_text: str
+    inputs: tuple[TensorType, ...]
+    group: int
+    has_lse: bool
+
+    @property
+    def source(self) -> str:
+        return self.triton.source
+
+
+@dataclass(frozen=True)
+class Site:
+    """A kernel that can be called, in the form the backend asks for."""
+
+    runner: Runner
+    kernel: Kernel
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        return {**self.kernel.plan, "mask": dict(self.kernel.structure)}
+
+    @property
+    def kernel_source(self) -> str:
+        return self.kernel.source
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """The steps after outlining, each of which can be read again, and the kernel."""
+        return {
+            "scheduled.mlir": self.kernel.scheduled_text,
+            "tile.mlir": self.kernel.tile_text,
+            "py": self.kernel.source,
+        }
+
+
+_kernels: dict[tuple[str, str], Kernel] = {}
+_lock = threading.Lock()
+
+
+def build_kernel(module: Operation, target: str) -> Kernel:
+    """The kernel for an outlined attention (see `sites.outline`) on `target`; equal modules share one.
+
+    `target` is a device such as "sm_90", or "interpret". `module` is left as it is. Raises
+    CompileError where no kernel exists.
+    """
+    key = (print_operation(module, locations=True), target)
+    with _lock:
+        if key not in _kernels:
+            _kernels[key] = _build(module.clone(), target)
+        return _kernels[key]
+
+
+def _build(module: Operation, target: str) -> Kernel:
+    context = PassContext()
+    function = next((op for op in module.walk() if FuncOp.match(op)), None)
+    if function is None:
+        op_error(module, "holds no function to make a kernel of")
+    inputs = FuncOp(function).function_type.inputs
+    for step in scheduling_passes(target):
+        step.run(module, context)
+    attention = next(AttentionOp(op) for op in module.walk() if AttentionOp.match(op))
+    group, has_lse = attention.group.value, bool(attention.lse.uses)
+    plan, structure = readable(attention.schedule), readable(attention.structure)
+    scheduled = print_operation(module)
+    for step in lowering_passes():
+        step.run(module, context)
+    lowered = next(op for op in module.walk() if KernelOp.match(op))
+    tensors = tuple(t for t in inputs if isinstance(t, TensorType))
+    text = print_operation(module)
+    return Kernel(target, emit_kernel(lowered), plan, structure, scheduled, text, tensors, group, has_lse)
+
+
+def readable(hint: DictAttr | None) -> dict[str, Any]:
+    """A hint as plain Python values."""
+    return {key: _plain(value) for key, value in (hint.items if hint else ())}
+
+
+def _plain(value: Attribute) -> Any:
+    return value.value if isinstance(value, IntegerAttr | FloatAttr | StringAttr) else str(value)
+
+
+def compile_site(module: Operation, options: Options) -> CompiledSite:
+    """A kernel for an outlined attention that can be called on tensors, for the backend in `options`."""
+    from .triton_runtime import KernelRunner
+
+    if options.backend == "auto":
+        raise error("a backend must be chosen before a site is compiled; expected 'interpret' or 'triton'")
+    where = "interpret" if options.backend == INTERPRETER else "triton"
+    kernel = build_kernel(module, INTERPRETER if where == "interpret" else current_gpu())
+    return Site(KernelRunner(kernel.triton, kernel.inputs, kernel.group, kernel.has_lse, where), kernel)
+
+
+def current_gpu() -> str:
+    """The architecture of the current GPU; CompileError without one."""
+    import torch
+
+    from .triton_runtime import gpu_target
+
+    if not torch.cuda.is_available():
+        raise error("backend 'triton' needs a GPU, and PyTorch sees none; use backend 'interpret' on the CPU")
+    return gpu_target(torch.device("cuda", torch.cuda.current_device()))

@@ -1,0 +1,75 @@
+"""Which attention of a graph was not fused, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import fx
+
+from ..ir.core import Operation
+from ..ir.diagnostics import CompileError
+from ..ir.location import Location
+from ..passes.manager import PassContext
+from ..passes.raise_attention import NOT_ATTENTION
+from .fx_import import location_of
+from .report import GraphReport
+
+ATTENTION_OPS = frozenset(
+    f"aten.{name}" for name in ("softmax.int", "_softmax", "_safe_softmax", "scaled_dot_product_attention")
+)
+_PRODUCTS = frozenset(("matmul", "bmm", "mm", "baddbmm", "einsum"))
+_BETWEEN = frozenset((
+    "mul", "div", "add", "sub", "where", "masked_fill", "nan_to_num", "dropout", "_to_copy", "to", "type_as",
+    "view", "_unsafe_view", "reshape", "expand", "unsqueeze", "squeeze", "transpose", "permute", "t",
+    "clone", "contiguous", "alias", "detach", "slice", "narrow",
+))  # fmt: skip
+"""What may stand between the attention weights and their product with the values."""
+
+
+def refusal(op: Operation, context: PassContext, hidden: Mapping[Location, str]) -> str | None:
+    """Why `op`, left over after raising, was not fused; None where it is no attention.
+
+    `hidden` holds the reasons for sites that were raised but have no kernel, by location.
+    """
+    name = op.name.removeprefix("fx.")
+    if name not in ATTENTION_OPS or not op.results[0].uses:
+        return None
+    if op.name != name:
+        return hidden.get(op.location, "an argument has no form in the IR")
+    misses = [m.reason for m in context.misses if m.location == op.location and m.pattern.startswith("raise")]
+    reason = misses[-1] if misses else "no rule raises it to attention"
+    attends = name.endswith("attention") or _feeds_product(op)
+    return None if reason.startswith(NOT_ATTENTION) or not attends else reason
+
+
+def _feeds_product(softmax: Operation) -> bool:
+    """Whether the weights reach a matrix product through ops that keep them weights."""
+    pending = [softmax]
+    while pending:
+        for user in {u: None for result in pending.pop().results for u in result.users}:
+            packet = user.name.split(".")[1]
+            if packet in _PRODUCTS:
+                return True
+            if packet in _BETWEEN:
+                pending.append(user)
+    return False
+
+
+def refuse_graph(gm: fx.GraphModule, graph: GraphReport, problem: CompileError) -> None:
+    """Report every attention that Dynamo's graph mentions as refused for one reason."""
+    graph.sites.clear()
+    reason = problem.diagnostics[0].message
+    mentioned = [n for n in gm.graph.nodes if _mentions_attention(n)]
+    for node in mentioned:
+        graph.refuse(_callee(node), location_of(node), reason)
+    if not mentioned:
+        graph.notes.append(f"left to PyTorch: {reason}")
+
+
+def _callee(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", node.target))
+
+
+def _mentions_attention(node: fx.Node) -> bool:
+    words = ("softmax", "scaled_dot_product", "multi_head_attention", "flex_attention")
+    return node.op.startswith("call") and any(w in _callee(node) for w in words) and "log_" not in _callee(node)

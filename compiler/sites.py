@@ -1,0 +1,120 @@
+"""One attention of a model as a program of its own: general in its sizes, independent of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from ..ir.attributes import Attribute, Dim, FunctionType, StringAttr, Symbol, TensorType, f32
+from ..ir.core import Block, Operation, Region, Value
+from ..ir.diagnostics import op_error
+from ..ir.dialects.attn import AttentionOp
+from ..ir.dialects.builtin import ModuleOp
+from ..ir.dialects.func import FuncOp, ReturnOp
+from ..ir.location import UNKNOWN
+from ..ir.printer import print_operation
+from .custom_op import Runner
+from .options import Options
+
+B, H, K, M, N = (Symbol(name) for name in "BHKMN")
+
+
+class CompiledSite(Protocol):
+    """A kernel for one outlined attention.
+
+    `plan` says how it was scheduled, `kernel_source` is its text, `files` are further texts worth
+    keeping, by file name.
+    """
+
+    @property
+    def runner(self) -> Runner: ...
+    @property
+    def plan(self) -> Mapping[str, Any]: ...
+    @property
+    def kernel_source(self) -> str: ...
+    @property
+    def files(self) -> Mapping[str, str]: ...
+
+
+class SiteCompiler(Protocol):
+    """Compiles an outlined attention for the backend that `options` names; raises CompileError where it cannot."""
+
+    def __call__(self, module: Operation, options: Options) -> CompiledSite: ...
+
+
+def outline(op: Operation, name: str) -> Operation:
+    """A module with one function `@name(q, k, v, captures...) -> (out[, lse])` that computes `op`.
+
+    Batch, heads and lengths become the symbols B, H (K for key heads), M and N; sizes of captures
+    become symbols of their own unless they are 1; head dimensions stay constant. So one program
+    serves every batch size, head count and length. Raises CompileError where a head dimension is
+    not constant. `op` is left as it is.
+    """
+    view = AttentionOp(op)
+    arguments = [*_operand_types(view), *(_capture_type(i, c) for i, c in enumerate(view.captures))]
+    names = ["q", "k", "v", *capture_names(view)]
+    block = Block.with_arguments(arguments, names)
+    inner = _retyped(view, block.arguments)
+    block.append(inner)
+    returned = inner.results if view.lse.uses else inner.results[:1]
+    block.append(ReturnOp.create(returned, location=op.location).operation)
+    properties: dict[str, Attribute] = {
+        "sym_name": StringAttr(name),
+        "function_type": FunctionType(tuple(arguments), tuple(r.type for r in returned)),
+    }
+    function = FuncOp.create((), (), properties, [Region([block])], location=op.location).operation
+    module = ModuleOp.create((), (), {}, [Region([Block()])]).operation
+    module.regions[0].block.append(function)
+    return module
+
+
+def capture_names(op: AttentionOp) -> list[str]:
+    """What the captures are called in the model, or by number."""
+    return [c.name_hint or f"capture{i}" for i, c in enumerate(op.captures)]
+
+
+def _operand_types(op: AttentionOp) -> list[TensorType]:
+    q, k, v = op.shapes
+    key_width, value_width = _constant(op, "k", q.shape[3]), _constant(op, "v", v.shape[3])
+    return [q.with_shape(B, H, M, key_width), k.with_shape(B, K, N, key_width), v.with_shape(B, K, N, value_width)]
+
+
+def _constant(op: AttentionOp, name: str, size: Dim) -> int:
+    if not isinstance(size, int):
+        op_error(op.operation, f"needs a constant head dimension, but that of {name} is {size or 'unknown'}")
+    return size
+
+
+def _capture_type(number: int, capture: Value) -> TensorType:
+    assert isinstance(capture.type, TensorType)
+    sizes = [1 if d == 1 else Symbol(f"c{number}_{axis}") for axis, d in enumerate(capture.type.shape)]
+    return capture.type.with_shape(*sizes)
+
+
+def _retyped(op: AttentionOp, arguments: Sequence[Value]) -> Operation:
+    """A copy of `op` on `arguments`, its regions and results in their types, without hints."""
+    copy = op.operation.clone(dict(zip(op.operation.operands, arguments, strict=True)))
+    copy.set_operands(arguments)
+    copy.attributes.clear()
+    captures = arguments[3:]
+    for region in copy.regions:
+        inside = region.block.arguments[-len(captures) :] if captures and not region.empty else []
+        for argument, capture in zip(inside, captures, strict=bool(inside)):
+            argument.type, argument.name_hint = capture.type, capture.name_hint
+    q, v = arguments[0].type, arguments[2].type
+    assert isinstance(q, TensorType) and isinstance(v, TensorType)
+    copy.results[0].type = q.with_shape(B, H, M, v.shape[3])
+    copy.results[1].type = TensorType((B, H, M), f32)
+    copy.results[0].name_hint, copy.results[1].name_hint = "out", "lse"
+    return copy
+
+
+def canonical_text(module: Operation) -> str:
+    """The text of a module without names and locations: equal for programs that do the same."""
+    copy = module.clone()
+    for op in copy.walk():
+        op.location = UNKNOWN
+        for value in [*op.results, *(a for r in op.regions for b in r.blocks for a in b.arguments)]:
+            value.name_hint = None
+        op.properties.pop("sym_name", None)
+    return print_operation(copy)

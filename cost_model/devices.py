@@ -1,0 +1,96 @@
+"""The devices that kernels are planned for, as data sheets and microbenchmarks describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..ir.diagnostics import error
+
+
+@dataclass(frozen=True)
+class Device:
+    """One target; rates are per multiprocessor and clock cycle unless they say otherwise.
+
+    `shared_memory` is the most one program may use, `shared_memory_total` what all programs on a
+    multiprocessor share (each also costs 1 KiB of the driver's), both in bytes. `registers` counts
+    the 32-bit ones of a multiprocessor, `max_registers` those one thread may hold. `tensor_flops`
+    is for dense f16 and bf16 (a multiply-add counts twice), `vector_flops` for f32 outside tensor
+    cores, `exponentials` counts special-function results, `issue` instructions of one warp each.
+    `l2_bytes` is what one multiprocessor sustains from the L2 cache. `bandwidth` is of device
+    memory, in bytes a second, `clock` in Hz. `query_in_registers` says that tensor cores read the
+    first operand of a dot from registers and hold it there through the loop.
+    """
+
+    name: str
+    marketing_name: str
+    shared_memory: int
+    shared_memory_total: int
+    registers: int
+    max_registers: int
+    warp_size: int
+    max_warps: int
+    multiprocessors: int
+    has_tma: bool
+    query_in_registers: bool
+    clock: float
+    tensor_flops: float
+    vector_flops: float
+    exponentials: float
+    issue: float
+    l2_bytes: float
+    bandwidth: float
+
+    @property
+    def tensor_peak(self) -> float:
+        """Dense f16 FLOP/s of the whole device."""
+        return self.tensor_flops * self.multiprocessors * self.clock
+
+
+_A100 = Device(
+    # NVIDIA A100 SXM 80 GB: 312 TFLOP/s at 1410 MHz, 2.04 TB/s; the 163 KiB limit was compiled against.
+    name="sm_80", marketing_name="A100",
+    shared_memory=166_912, shared_memory_total=167_936, registers=65_536, max_registers=255,
+    warp_size=32, max_warps=64, multiprocessors=108, has_tma=False, query_in_registers=True,
+    clock=1.41e9, tensor_flops=2048, vector_flops=128, exponentials=16, issue=4, l2_bytes=32, bandwidth=2.04e12,
+)  # fmt: skip
+
+_H100 = Device(
+    # NVIDIA H100 SXM: 989.5 TFLOP/s at 1830 MHz, 3.35 TB/s; 16 exponentials a cycle from the FlashAttention-3
+    # paper (arXiv 2407.08608); L2 from public microbenchmarks, 5.5 to 7 TB/s over all multiprocessors.
+    name="sm_90", marketing_name="H100",
+    shared_memory=232_448, shared_memory_total=233_472, registers=65_536, max_registers=255,
+    warp_size=32, max_warps=64, multiprocessors=132, has_tma=True, query_in_registers=False,
+    clock=1.83e9, tensor_flops=4096, vector_flops=256, exponentials=16, issue=4, l2_bytes=32, bandwidth=3.35e12,
+)  # fmt: skip
+
+_B200 = Device(
+    # NVIDIA B200: 2.25 PFLOP/s, 8 TB/s; special functions as on H100 (FlashAttention-4 report).
+    name="sm_100", marketing_name="B200",
+    shared_memory=232_448, shared_memory_total=233_472, registers=65_536, max_registers=255,
+    warp_size=32, max_warps=64, multiprocessors=148, has_tma=True, query_in_registers=False,
+    clock=1.85e9, tensor_flops=8192, vector_flops=256, exponentials=16, issue=4, l2_bytes=40, bandwidth=8.0e12,
+)  # fmt: skip
+
+_MI300X = Device(
+    # AMD MI300X: 1307 TFLOP/s at 2100 MHz over 304 compute units, 5.3 TB/s, 64 KiB of LDS each; a lane has 256
+    # vector and 256 accumulation registers. The LDS is one allocation with nothing reserved.
+    name="gfx942", marketing_name="MI300X",
+    shared_memory=65_536, shared_memory_total=65_536, registers=131_072, max_registers=512,
+    warp_size=64, max_warps=32, multiprocessors=304, has_tma=False, query_in_registers=True,
+    clock=2.1e9, tensor_flops=2048, vector_flops=256, exponentials=16, issue=4, l2_bytes=48, bandwidth=5.3e12,
+)  # fmt: skip
+
+DEVICES: Mapping[str, Device] = {device.name: device for device in (_A100, _H100, _B200, _MI300X)}
+
+INTERPRETER = "interpret"
+"""The target that is no device: Triton's interpreter, which has no limits and no speed."""
+
+TARGETS: tuple[str, ...] = (*DEVICES, INTERPRETER)
+
+
+def device_named(target: str) -> Device:
+    """The device called `target`, such as `sm_90`; fails for any other name."""
+    if target not in DEVICES:
+        raise error(f"target must be one of {', '.join(TARGETS)}, but is '{target}'")
+    return DEVICES[target]

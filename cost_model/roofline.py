@@ -1,0 +1,101 @@
+"""How many cycles one key tile costs on a device, from tile sizes alone. Ranks tiles, no more.
+
+Dots and softmax of one program follow each other, so their times add (the serial estimate that
+FlashAttention-3 measures, GPU facts, section 4); reading keys and values from L2 runs beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .devices import Device
+from .resources import AttentionShape, TileConfig, occupancy
+
+TENSOR_CORE_ROWS = 16
+"""Rows that one warp's tensor core instruction takes; fewer rows a warp repeat work."""
+
+WIDE_TENSOR_CORE_ROWS = 64
+"""Rows below which sm_90 and later fall back to the tensor core instructions of sm_80."""
+
+NARROW_DOT_PENALTY = 1.6
+"""How much slower those are there."""
+
+OVERLAP_GAIN = 0.1
+"""The part of the time saved by a second resident program, whose dots hide softmax. A judgement."""
+
+WANTED_KEYS_IN_FLIGHT = 192
+"""Rows of keys that should be on their way to hide the latency of loads; 3 stages at most."""
+
+MISSING_STAGE_COST, NO_PIPELINE_COST = 0.03, 0.25
+"""The part of the time lost for each stage too few, and where loads wait for each tile."""
+
+
+@dataclass(frozen=True)
+class TileCycles:
+    """Cycles of one multiprocessor for one key tile of one program, by what they are spent on."""
+
+    dots: float
+    exponentials: float
+    issue: float
+    l2: float
+
+    @property
+    def total(self) -> float:
+        return max(self.dots + max(self.exponentials, self.issue), self.l2)
+
+
+def tile_cycles(config: TileConfig, shape: AttentionShape, device: Device) -> TileCycles:
+    """The work of one key tile over the rates of one multiprocessor."""
+    scores = config.block_m * config.block_n
+    flops = 2.0 * scores * (shape.key_width + shape.value_width)
+    rate = device.tensor_flops if shape.tensor_cores else device.vector_flops
+    row_bytes = (shape.key_width + shape.value_width) * shape.element_bytes + shape.column_bytes
+    return TileCycles(
+        dots=flops / rate * dot_penalty(config, shape, device),
+        exponentials=scores / device.exponentials,
+        issue=loop_instructions(config, shape, device) * config.warps / device.issue,
+        l2=(config.block_n * row_bytes + scores * shape.score_bytes) / device.l2_bytes,
+    )
+
+
+def dot_penalty(config: TileConfig, shape: AttentionShape, device: Device) -> float:
+    """How many times the work of its dots a program does, because a tile is too low for its warps."""
+    if not shape.tensor_cores:
+        return 1.0
+    repeated = max(1.0, TENSOR_CORE_ROWS * config.warps / config.block_m)
+    narrow = device.has_tma and config.block_m < WIDE_TENSOR_CORE_ROWS
+    return repeated * (NARROW_DOT_PENALTY if narrow else 1.0)
+
+
+def loop_instructions(config: TileConfig, shape: AttentionShape, device: Device) -> float:
+    """Instructions of one warp for one unmasked key tile, dots aside.
+
+    Fitted to sm_90 pointer kernels: within 5 % of the loops of 7 compiled tile sizes.
+    """
+    threads = config.warps * device.warp_size
+    scores = config.block_m * config.block_n / threads
+    outputs = config.block_m * shape.value_width / threads
+    region = 2.0 * shape.score_work + 0.5 * shape.score_bytes
+    return 100 + (5.2 + region) * scores + 1.6 * outputs
+
+
+def cycles_per_score(config: TileConfig, shape: AttentionShape, device: Device) -> float:
+    """Cycles of one multiprocessor for each score, by which tile sizes are ranked; lower is better."""
+    time = tile_cycles(config, shape, device).total
+    if occupancy(config, shape, device) >= 2:
+        time *= 1 - OVERLAP_GAIN
+    wanted = wanted_stages(config, shape, device)
+    time *= 1 + MISSING_STAGE_COST * max(0, wanted - config.stages)
+    if config.stages == 1 and wanted > 1:
+        time *= 1 + NO_PIPELINE_COST
+    return time / (config.block_m * config.block_n)
+
+
+def wanted_stages(config: TileConfig, shape: AttentionShape, device: Device) -> int:
+    """Stages that hide the latency of loads: 2 or 3, and 1 on AMD, where more only repeat code.
+
+    Dots without tensor cores take so long that 2 are enough; with 3 some of them spill.
+    """
+    if device.warp_size == 64:
+        return 1
+    return min(3 if shape.tensor_cores else 2, -(-WANTED_KEYS_IN_FLIGHT // config.block_n))

@@ -1,0 +1,26 @@
+"""canonicalize: bring what can be said in several ways into one, so that later passes match one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir.core import Operation
+from .canonicalize_arith import ARITH_PATTERNS
+from .canonicalize_aten import ATEN_PATTERNS
+from .dce import drop_dead_code
+from .manager import Pass, PassContext
+from .pattern import Pattern, apply_greedily
+
+CANONICAL: tuple[Pattern, ...] = (*ARITH_PATTERNS, *ATEN_PATTERNS)
+
+
+@dataclass(frozen=True)
+class Canonicalize(Pass):
+    """Fold constants, drop what changes nothing, and order operands; values stay bit by bit."""
+
+    name = "canonicalize"
+
+    def run(self, module: Operation, ctx: PassContext) -> None:
+        drop_dead_code(module)
+        while apply_greedily(module, CANONICAL, ctx):
+            drop_dead_code(module)

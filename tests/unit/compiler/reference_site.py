@@ -1,0 +1,42 @@
+"""Runs a site in the reference interpreter, for tests of everything around kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from attir.compiler.custom_op import Runner
+from attir.compiler.options import Options
+from attir.ir.core import Operation
+from attir.ir.dialects.func import FuncOp
+from attir.ir.interpreter import interpret
+from attir.ir.printer import print_operation
+
+
+@dataclass(frozen=True)
+class ReferenceSite:
+    """A compiled site without a kernel."""
+
+    runner: Runner
+    kernel_source: str
+    plan: Mapping[str, Any] = field(default_factory=lambda: {"block_m": 64})
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def reference_site(module: Operation, options: Options) -> ReferenceSite:
+    """The site compiler: numpy instead of a kernel."""
+    name = next(FuncOp(op).sym_name.value for op in module.walk() if op.name == "func.func")
+
+    def run(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        arrays: list[Any] = [np.asarray(t.detach()) for t in (q, k, v, *captures)]
+        out, *lse = interpret(module, name, *arrays)
+        assert bool(lse) == want_lse
+        return torch.as_tensor(out).to(q.dtype), torch.as_tensor(lse[0]) if want_lse else torch.empty(0)
+
+    return ReferenceSite(run, print_operation(module) + f"// {options.backend}\n")

@@ -1,0 +1,51 @@
+"""The custom op reaches the runner of its site, has a fake form, and never loses gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+import torch
+
+from attir.compiler.custom_op import attention_op, register_site
+
+Q, K, V = torch.ones(2, 4, 3, 8), torch.ones(2, 2, 5, 8), torch.ones(2, 2, 5, 6)
+
+
+def runner(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return q.new_full((*q.shape[:3], v.shape[3]), len(captures)), q.new_zeros(q.shape[:3] if want_lse else (0,))
+
+
+def test_a_call_reaches_its_runner_with_its_captures() -> None:
+    out, lse = attention_op()(Q, K, V, [Q, K], register_site(runner), True)
+    assert torch.equal(out, torch.full((2, 4, 3, 6), 2.0))
+    assert lse.shape == (2, 4, 3)
+
+
+@pytest.mark.parametrize("want_lse", [False, True])
+def test_the_fake_form_has_the_shapes_of_the_real_one(want_lse: bool) -> None:
+    site = register_site(runner)
+    real = attention_op()(Q, K, V, [], site, want_lse)
+    q, k, v = (t.to("meta") for t in (Q, K, V))
+    fake = attention_op()(q, k, v, [], site, want_lse)
+    assert [(t.shape, t.dtype, t.stride()) for t in fake] == [(t.shape, t.dtype, t.stride()) for t in real]
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_a_missing_gradient_is_an_error(position: int) -> None:
+    tensors = [Q, K, V, Q.clone()]
+    tensors[position] = tensors[position].clone().requires_grad_()
+    q, k, v, capture = tensors
+    site = register_site(runner)
+    with pytest.raises(RuntimeError, match="has no gradient yet"):
+        attention_op()(q, k, v, [capture], site, False)
+    with torch.no_grad():
+        attention_op()(q, k, v, [capture], site, False)
+
+
+def test_the_op_passes_pytorchs_own_checks() -> None:
+    check = cast(Any, torch.library).opcheck
+    check(attention_op(), (Q, K, V, [Q], register_site(runner), True), test_utils=("test_schema", "test_faketensor"))
