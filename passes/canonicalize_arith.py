@@ -383,5 +383,6 @@ ARITH_PATTERNS: tuple[Pattern, ...] = (
     compare_with_itself, move_compared_constant_right, negate_comparison,
     choose_known, choose_condition, choose_by_negation, choose_once,
     cast_there_and_back, narrow_widened, narrow_widened_float, widen_once,
-    known_size, element_of_constant, broadcast_constant, drop_unchanged, transpose_constant, take_known_branch, skip_empty_loop,
+    known_size, element_of_constant, broadcast_constant, drop_unchanged, transpose_constant,
+    take_known_branch, skip_empty_loop,
 )  # fmt: skip

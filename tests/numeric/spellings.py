@@ -92,7 +92,7 @@ def one_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def five_axes(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    q, k, v = (x.unflatten(1, (2, 2)) for x in (q, k, v))
+    q, k, v = (x.reshape(2, 2, 2, x.shape[2], 16) for x in (q, k, v))
     return torch.softmax(q @ k.transpose(-1, -2) * 0.25, -1) @ v
 
 

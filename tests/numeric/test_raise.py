@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_raising_keeps_the_result(spelling: Spelling) -> None:
     inputs = inputs_for(spelling)
     call = captured(spelling.function, *inputs)
     module, arrays = call.module, [as_numpy(x) for x in call.arguments]
-    before = cast(Any, interpret(module, "main", *arrays, precise=True)[0])
+    before = interpret(module, "main", *arrays, precise=True)[0]
 
     ctx = PassContext()
     for step in (Canonicalize(), RaiseAttention(), DeadCodeElimination()):
@@ -45,7 +45,7 @@ def test_raising_keeps_the_result(spelling: Spelling) -> None:
     assert attention.score.empty != spelling.score, text
     assert attention.group.value == spelling.group
 
-    after = cast(Any, interpret(module, "main", *arrays, precise=True)[0])
+    after = interpret(module, "main", *arrays, precise=True)[0]
     # The scale is held in f32, so float64 results differ by its rounding times the logits.
     np.testing.assert_allclose(after, before, rtol=0, atol=2e-6)
     eager = spelling.function(*inputs).double().numpy()
