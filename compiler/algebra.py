@@ -121,7 +121,8 @@ def _select(op: Operation, terms: list[Term]) -> Term:
 
 
 def _extract(op: Operation, terms: list[Term]) -> Term:
-    return Term(f"{terms[0].within(ATOM)}[{', '.join(t.text for t in terms[1:])}]")
+    indices = ", ".join(t.text for t in terms[1:])
+    return Term(f"{terms[0].within(ATOM)}[{indices}]" if indices else terms[0].within(ATOM))
 
 
 def _negate(op: Operation, terms: list[Term]) -> Term:

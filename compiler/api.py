@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 from weakref import WeakKeyDictionary
@@ -16,6 +17,7 @@ from .options import Options
 from .report import Report
 
 CallableT = TypeVar("CallableT", bound=Callable[..., Any])
+_torch_compile = cast("Callable[..., Any]", cast(Any, torch).compile)
 _backends: WeakKeyDictionary[object, Backend] = WeakKeyDictionary()
 
 
@@ -82,7 +84,10 @@ def _compile(model: Any, options: Options) -> Any:
     if not callable(model):
         raise error(f"cannot compile {model!r}: expected an nn.Module, a function, a method or an ExportedProgram")
     backend = Backend(options)
-    compiled = cast(Any, torch).compile(model, backend=backend, dynamic=options.dynamic)
+    # Without isolation all compiled copies of one function count against one limit on recompiles,
+    # beyond which Dynamo silently stops calling any backend. Older versions of PyTorch lack it.
+    isolated = {"isolate_recompiles": True} if "isolate_recompiles" in signature(_torch_compile).parameters else {}
+    compiled = _torch_compile(model, backend=backend, dynamic=options.dynamic, **isolated)
     _backends[compiled] = backend
     return compiled
 

@@ -21,10 +21,22 @@ class Signature:
     """How the outputs of the functional graph relate to those of the original.
 
     The first outputs are the new contents of inputs that the original graph mutates: `mutated`
-    holds the positions of these inputs among the placeholders.
+    holds the positions of these inputs among the placeholders. `aliases` are the outputs that are
+    views of such an input.
     """
 
     mutated: tuple[int, ...]
+    aliases: tuple[Alias, ...] = ()
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Output number `output` is a view of placeholder number `source`, from its first element on."""
+
+    output: int
+    source: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -60,9 +72,8 @@ def capture(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     _bind_lifted(gm, graph_module, signature)
     _drop_metadata_checks(graph_module)
     mutated = _mutated_inputs(graph_module, signature)
-    _refuse_aliases(gm, mutated)
     _name_inputs(gm, graph_module)
-    return Captured(graph_module, Signature(mutated))
+    return Captured(graph_module, Signature(mutated, _aliases_of(gm, mutated)))
 
 
 def restore_mutations(graph_module: fx.GraphModule, signature: Signature) -> None:
@@ -72,11 +83,18 @@ def restore_mutations(graph_module: fx.GraphModule, signature: Signature) -> Non
     output = graph.output_node()
     results = list(cast("Sequence[Any]", output.args[0]))
     count = len(signature.mutated)
+    returned = results[count:]
     with graph.inserting_before(output):
         for position, value in zip(signature.mutated, results, strict=False):
             copy = graph.call_function(torch.ops.aten.copy_.default, (placeholders[position], value))
             copy.meta["val"] = placeholders[position].meta.get("val")
-    output.args = (tuple(results[count:]),)
+        for alias in signature.aliases:
+            view = (placeholders[alias.source], alias.size, alias.stride)
+            replaced = returned[alias.output]
+            returned[alias.output] = graph.call_function(torch.ops.aten.as_strided.default, view)
+            returned[alias.output].meta["val"] = replaced.meta.get("val")
+    output.args = (tuple(returned),)
+    graph.eliminate_dead_code()
     graph_module.recompile()
 
 
@@ -92,14 +110,26 @@ def _refuse_autocast(gm: fx.GraphModule) -> None:
         raise error("autocast is not supported: convert the model to the dtype instead")
 
 
-def _refuse_aliases(gm: fx.GraphModule, mutated: Sequence[int]) -> None:
-    """A functional graph returns copies where the original returns views of an input it mutates."""
+def _aliases_of(gm: fx.GraphModule, mutated: Sequence[int]) -> tuple[Alias, ...]:
+    """The outputs of `gm` that are views of an input it mutates.
+
+    The functional graph would return copies of them. Raises CompileError at a view that does not
+    start with the input, or whose sizes are not constant.
+    """
     placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
-    names = {_storage(placeholders[i]): placeholders[i].name for i in mutated}
-    for returned in gm.graph.output_node().all_input_nodes:
-        storage = _storage(returned)
-        if storage is not None and storage in names:
-            raise error(f"output '{returned.name}' is a view of input '{names[storage]}', which the graph mutates")
+    sources = {_storage(placeholders[i]): i for i in mutated}
+    outputs = list(cast("Sequence[Any]", gm.graph.output_node().args[0]))
+    aliases = [(i, sources.get(_storage(node))) for i, node in enumerate(outputs) if isinstance(node, fx.Node)]
+    return tuple(_alias(i, outputs[i], j, placeholders[j]) for i, j in aliases if j is not None)
+
+
+def _alias(position: int, output: fx.Node, source: int, placeholder: fx.Node) -> Alias:
+    view, base = (cast(torch.Tensor, n.meta["example_value"]) for n in (output, placeholder))
+    sizes = [*view.shape, *view.stride(), view.storage_offset(), base.storage_offset()]
+    constant = all(isinstance(size, int) for size in sizes)
+    if not constant or view.dtype != base.dtype or view.storage_offset() != base.storage_offset():
+        raise error(f"output '{output.name}' is a view of input '{placeholder.name}', which the graph mutates")
+    return Alias(position, source, tuple(view.shape), view.stride())
 
 
 def _storage(node: fx.Node) -> object:
@@ -142,7 +172,9 @@ def _name_inputs(gm: fx.GraphModule, graph_module: fx.GraphModule) -> None:
     copies = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
     for original, copy in zip(originals, copies, strict=True):
         name = re.sub(r"^[LG]_+|_+$", "", str(original.target))
-        name = re.sub(r"(^|(?<=_))(modules|parameters|buffers)_", "", name).removeprefix("self_")
+        name = (
+            re.sub(r"(^|(?<=_))(modules|parameters|buffers)_", "", name).removeprefix("self_").removeprefix("kwargs_")
+        )
         if name.isidentifier():
             copy._rename(name)
             copy.target = copy.name

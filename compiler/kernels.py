@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..codegen.triton import TritonKernel, emit_kernel
-from ..ir.attributes import Attribute, DictAttr, FloatAttr, IntegerAttr, StringAttr, TensorType
+from ..ir.attributes import Attribute, DictAttr, FloatAttr, IntegerAttr, StringAttr
 from ..ir.core import Operation
 from ..ir.diagnostics import error, op_error
 from ..ir.dialects.attn import AttentionOp
-from ..ir.dialects.func import FuncOp
 from ..ir.dialects.tile import KernelOp
 from ..ir.printer import print_operation
 from ..passes.analyze_mask import AnalyzeMask
@@ -43,7 +42,7 @@ class Kernel:
     """One attention as a Triton module for `target`, with every decision on the way.
 
     `plan` is the schedule, `structure` what is known of the mask, `tile_text` the kernel in tile
-    IR, `inputs` the types of q, k, v and the captures.
+    IR, `group` the query heads for each key head.
     """
 
     target: str
@@ -52,7 +51,6 @@ class Kernel:
     structure: Mapping[str, Any]
     scheduled_text: str
     tile_text: str
-    inputs: tuple[TensorType, ...]
     group: int
     has_lse: bool
 
@@ -105,22 +103,19 @@ def build_kernel(module: Operation, target: str) -> Kernel:
 
 def _build(module: Operation, target: str) -> Kernel:
     context = PassContext()
-    function = next((op for op in module.walk() if FuncOp.match(op)), None)
-    if function is None:
-        op_error(module, "holds no function to make a kernel of")
-    inputs = FuncOp(function).function_type.inputs
     for step in scheduling_passes(target):
         step.run(module, context)
-    attention = next(AttentionOp(op) for op in module.walk() if AttentionOp.match(op))
+    attention = next((AttentionOp(op) for op in module.walk() if AttentionOp.match(op)), None)
+    if attention is None:
+        op_error(module, "holds no attention to make a kernel of")
     group, has_lse = attention.group.value, bool(attention.lse.uses)
     plan, structure = readable(attention.schedule), readable(attention.structure)
     scheduled = print_operation(module)
     for step in lowering_passes():
         step.run(module, context)
     lowered = next(op for op in module.walk() if KernelOp.match(op))
-    tensors = tuple(t for t in inputs if isinstance(t, TensorType))
     text = print_operation(module)
-    return Kernel(target, emit_kernel(lowered), plan, structure, scheduled, text, tensors, group, has_lse)
+    return Kernel(target, emit_kernel(lowered), plan, structure, scheduled, text, group, has_lse)
 
 
 def readable(hint: DictAttr | None) -> dict[str, Any]:
@@ -140,7 +135,7 @@ def compile_site(module: Operation, options: Options) -> CompiledSite:
         raise error("a backend must be chosen before a site is compiled; expected 'interpret' or 'triton'")
     where = "interpret" if options.backend == INTERPRETER else "triton"
     kernel = build_kernel(module, INTERPRETER if where == "interpret" else current_gpu())
-    return Site(KernelRunner(kernel.triton, kernel.inputs, kernel.group, kernel.has_lse, where), kernel)
+    return Site(KernelRunner(kernel.triton, kernel.group, kernel.has_lse, where), kernel)
 
 
 def current_gpu() -> str:

@@ -42,17 +42,18 @@ def load_kernel(source: str, name: str, where: Where) -> Callable[..., None]:
 class KernelRunner:
     """`runner(q, k, v, captures, want_lse) -> (out, lse)` for one site.
 
-    `inputs` are the types of q, k, v and the captures; batch, heads and lengths may be anything.
-    Loads the kernel on the first call.
+    Batch, heads and lengths may be anything; loads the kernel on the first call.
     """
 
     kernel: TritonKernel
-    inputs: tuple[TensorType, ...]
     group: int
     has_lse: bool
     where: Where
     _launch: Callable[..., None] | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.inputs = self.kernel.tensors[: -2 if self.has_lse else -1]
 
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
@@ -145,4 +146,3 @@ def gpu_target(device: torch.device) -> str:
     if torch.version.hip is not None:
         return str(properties.gcnArchName).partition(":")[0]
     return f"sm_{properties.major}{properties.minor}"
-

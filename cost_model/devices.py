@@ -18,8 +18,10 @@ class Device:
     is for dense f16 and bf16 (a multiply-add counts twice), `vector_flops` for f32 outside tensor
     cores, `exponentials` counts special-function results, `issue` instructions of one warp each.
     `l2_bytes` is what one multiprocessor sustains from the L2 cache. `bandwidth` is of device
-    memory, in bytes a second, `clock` in Hz. `query_in_registers` says that tensor cores read the
-    first operand of a dot from registers and hold it there through the loop.
+    memory, in bytes a second, `clock` in Hz. `operands_in_registers` says that tensor cores read both
+    factors of a dot from registers, not from shared memory. `tile_registers` is how many registers a
+    thread its tiles may ask for (`resources.register_demand`) before the compiler spills in a loop,
+    found by compiling pointer kernels.
     """
 
     name: str
@@ -32,7 +34,8 @@ class Device:
     max_warps: int
     multiprocessors: int
     has_tma: bool
-    query_in_registers: bool
+    operands_in_registers: bool
+    tile_registers: float
     clock: float
     tensor_flops: float
     vector_flops: float
@@ -51,7 +54,8 @@ _A100 = Device(
     # NVIDIA A100 SXM 80 GB: 312 TFLOP/s at 1410 MHz, 2.04 TB/s; the 163 KiB limit was compiled against.
     name="sm_80", marketing_name="A100",
     shared_memory=166_912, shared_memory_total=167_936, registers=65_536, max_registers=255,
-    warp_size=32, max_warps=64, multiprocessors=108, has_tma=False, query_in_registers=True,
+    warp_size=32, max_warps=64, multiprocessors=108, has_tma=False, operands_in_registers=True,
+    tile_registers=160,
     clock=1.41e9, tensor_flops=2048, vector_flops=128, exponentials=16, issue=4, l2_bytes=32, bandwidth=2.04e12,
 )  # fmt: skip
 
@@ -60,7 +64,8 @@ _H100 = Device(
     # paper (arXiv 2407.08608); L2 from public microbenchmarks, 5.5 to 7 TB/s over all multiprocessors.
     name="sm_90", marketing_name="H100",
     shared_memory=232_448, shared_memory_total=233_472, registers=65_536, max_registers=255,
-    warp_size=32, max_warps=64, multiprocessors=132, has_tma=True, query_in_registers=False,
+    warp_size=32, max_warps=64, multiprocessors=132, has_tma=True, operands_in_registers=False,
+    tile_registers=170,
     clock=1.83e9, tensor_flops=4096, vector_flops=256, exponentials=16, issue=4, l2_bytes=32, bandwidth=3.35e12,
 )  # fmt: skip
 
@@ -68,7 +73,8 @@ _B200 = Device(
     # NVIDIA B200: 2.25 PFLOP/s, 8 TB/s; special functions as on H100 (FlashAttention-4 report).
     name="sm_100", marketing_name="B200",
     shared_memory=232_448, shared_memory_total=233_472, registers=65_536, max_registers=255,
-    warp_size=32, max_warps=64, multiprocessors=148, has_tma=True, query_in_registers=False,
+    warp_size=32, max_warps=64, multiprocessors=148, has_tma=True, operands_in_registers=False,
+    tile_registers=156,
     clock=1.85e9, tensor_flops=8192, vector_flops=256, exponentials=16, issue=4, l2_bytes=40, bandwidth=8.0e12,
 )  # fmt: skip
 
@@ -77,7 +83,8 @@ _MI300X = Device(
     # vector and 256 accumulation registers. The LDS is one allocation with nothing reserved.
     name="gfx942", marketing_name="MI300X",
     shared_memory=65_536, shared_memory_total=65_536, registers=131_072, max_registers=512,
-    warp_size=64, max_warps=32, multiprocessors=304, has_tma=False, query_in_registers=True,
+    warp_size=64, max_warps=32, multiprocessors=304, has_tma=False, operands_in_registers=True,
+    tile_registers=320,
     clock=2.1e9, tensor_flops=2048, vector_flops=256, exponentials=16, issue=4, l2_bytes=48, bandwidth=5.3e12,
 )  # fmt: skip
 

@@ -11,15 +11,6 @@ from dataclasses import dataclass
 
 from .devices import Device
 
-REGISTER_DEMAND_LIMIT = 170.0
-"""Registers a thread, of 255, that the tiles alone may ask for; from 176 on ptxas began to spill."""
-
-REGISTER_DEMAND_LIMIT_MMA = 208.0
-"""The same where tensor cores read queries from registers, which `register_demand` then counts."""
-
-REGISTER_DEMAND_LIMIT_TMA = 256.0
-"""The same with tensor descriptors, which need no registers for addresses (55 of 55 predicted)."""
-
 FMA_PER_THREAD_LIMIT = 256
 """Multiply-adds a thread and dot without tensor cores; they are unrolled, and 512 of them often spill."""
 
@@ -39,7 +30,8 @@ class AttentionShape:
 
     `element_bytes` is the size of an element of q, k and v. `score_bytes` counts the bytes loaded
     for each score (a bias or a mask in memory), `column_bytes` those for each key alone.
-    `score_work` says that a score or mask region computes on every score.
+    `score_work` says that a score or mask region computes on every score, `windowed` that the mask
+    bounds keys from below too, which takes a third loop.
     """
 
     key_width: int
@@ -48,6 +40,7 @@ class AttentionShape:
     score_bytes: int = 0
     column_bytes: int = 0
     score_work: bool = False
+    windowed: bool = False
 
     @property
     def tensor_cores(self) -> bool:
@@ -84,21 +77,14 @@ def shared_memory(config: TileConfig, shape: AttentionShape) -> int:
 def register_demand(config: TileConfig, shape: AttentionShape, device: Device) -> float:
     """32-bit registers a thread for the accumulator, the scores and the weights in half precision.
 
-    On top of them: the queries where tensor cores read them from registers, half a register for
-    each score and 4 bytes that a region loads for it, a quarter for a region's own values.
+    On top of them, for each score: one where tensor cores read all operands from registers, half
+    of one for 4 bytes that a region loads, a quarter for a region's own values or a window's bounds.
     """
-    threads = config.warps * device.warp_size
-    scores = 1.5 + 0.125 * shape.score_bytes + 0.25 * shape.score_work
+    scores = 1.5 + 0.125 * shape.score_bytes + 0.25 * (shape.score_work or shape.windowed)
+    if device.operands_in_registers and shape.tensor_cores:
+        scores += 1.0
     demand = config.block_m * (max(shape.key_width, shape.value_width) + scores * config.block_n)
-    if device.query_in_registers and shape.tensor_cores:
-        demand += config.block_m * shape.key_width * shape.element_bytes / 4
-    return demand / threads
-
-
-def register_limit(device: Device) -> float:
-    """The demand above which the compiler must be expected to spill."""
-    limit = REGISTER_DEMAND_LIMIT_MMA if device.query_in_registers else REGISTER_DEMAND_LIMIT
-    return limit * max(1.0, device.max_registers / 255)
+    return demand / (config.warps * device.warp_size)
 
 
 def fma_per_thread(config: TileConfig, shape: AttentionShape, device: Device) -> float:
@@ -129,9 +115,9 @@ def refusal(config: TileConfig, shape: AttentionShape, device: Device) -> str | 
     memory = shared_memory(config, shape) + (SHARED_MEMORY_SLACK if config.stages > 1 else 0)
     if memory > device.shared_memory:
         return f"{memory} bytes of shared memory, of {device.shared_memory}"
-    demand, limit = register_demand(config, shape, device), register_limit(device)
-    if demand > limit:
-        return f"{demand:.0f} registers a thread for tiles, of {limit:.0f}"
+    demand = register_demand(config, shape, device)
+    if demand > device.tile_registers:
+        return f"{demand:.0f} registers a thread for tiles, of {device.tile_registers:.0f}"
     if shape.tensor_cores:
         return None
     work = fma_per_thread(config, shape, device)

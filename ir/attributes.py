@@ -5,6 +5,7 @@ Knows the builtin types and attributes and the two symbolic ones of attir; knows
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -276,7 +277,7 @@ class SymbolRefAttr(Attribute):
     name: str
 
     def __str__(self) -> str:
-        return f"@{self.name}"
+        return f"@{self.name if _PLAIN_KEY.fullmatch(self.name) else quoted(self.name)}"
 
 
 @dataclass(frozen=True)
@@ -293,14 +294,19 @@ class DialectAttr(Attribute):
 # --- text of scalars -----------------------------------------------------------------------
 
 
+_PLAIN_KEY = re.compile(r"[A-Za-z_][\w$.]*", re.ASCII)
+
+
 def entry_text(key: str, value: Attribute) -> str:
     """One dictionary entry; a unit attribute is its key alone."""
-    return key if isinstance(value, UnitAttr) else f"{key} = {value}"
+    name = key if _PLAIN_KEY.fullmatch(key) else quoted(key)
+    return name if isinstance(value, UnitAttr) else f"{name} = {value}"
 
 
 def quoted(text: str) -> str:
     """`text` as an MLIR string literal: quotes, backslashes and control bytes as `\\xx` hex."""
-    plain = (chr(b) if 32 <= b < 127 and b not in (34, 92) else f"\\{b:02X}" for b in text.encode())
+    data = text.encode("utf-8", "surrogateescape")
+    plain = (chr(b) if 32 <= b < 127 and b not in (34, 92) else f"\\{b:02X}" for b in data)
     return f'"{"".join(plain)}"'
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from .attributes import Attribute, FunctionType, entry_text, quoted
 from .core import Block, Operation, Region, Value
 
-_PLAIN_KEY = re.compile(r"[A-Za-z_][\w$.]*")
-
 
 def print_operation(operation: Operation, *, locations: bool = False) -> str:
     """The text of an operation and everything inside it, ending in a newline."""
@@ -32,7 +30,7 @@ class Printer:
         return self.names[value]
 
     def _fresh(self, hint: str | None) -> str:
-        base = re.sub(r"\W", "_", hint) if hint else ""
+        base = re.sub(r"\W", "_", hint, flags=re.ASCII) if hint else ""
         if base and not base[0].isdigit():
             candidate, suffix = base, 0
             while candidate in self.taken:
@@ -78,4 +76,4 @@ class Printer:
 def dictionary_text(entries: Mapping[str, Attribute]) -> str:
     """`{key = value, flag}`, sorted by key so that equal dictionaries print equally."""
     items = sorted(entries.items())
-    return "{" + ", ".join(entry_text(k if _PLAIN_KEY.fullmatch(k) else quoted(k), v) for k, v in items) + "}"
+    return "{" + ", ".join(entry_text(k, v) for k, v in items) + "}"

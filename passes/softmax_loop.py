@@ -189,7 +189,9 @@ def _mask(tiles: TileBuilder, masking: Masking, columns: Tile, valid: Mapping[in
     if masking.region is not None:
         positions = RegionPositions.of(masking.region.region)
         conditions.append(masking.region.inline(tiles, {positions.n: columns}, valid))
-    return tiles.conjunction(conditions, "mask")
+    mask = tiles.conjunction(conditions, "mask")
+    mask.value.name_hint = mask.value.name_hint or "mask"
+    return mask
 
 
 def _finite_or_zero(tiles: TileBuilder, row_max: Tile) -> Tile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ...ir.attributes import TensorType
 from ...ir.core import Operation
 from ...ir.diagnostics import op_error
 from ...ir.dialects.tile import KernelOp
@@ -21,12 +22,14 @@ from .writer import Emitter, KernelWriter, Parameter, argument_names, pointer_ty
 class TritonKernel:
     """The text of a module, and what is needed to compile it without running it.
 
-    `parameters` are the kernel's, in order: pointers, then strides, then sizes. `bounds` is what a
+    `tensors` are what `launch` takes, results last. `parameters` are the kernel's, in order:
+    pointers, then strides, then sizes. `bounds` is what a
     caller must check of strides before a launch.
     """
 
     name: str
     source: str
+    tensors: tuple[TensorType, ...]
     parameters: tuple[Parameter, ...]
     num_warps: int
     num_stages: int
@@ -74,7 +77,7 @@ def emit_kernel(kernel: Operation) -> TritonKernel:
         ]
     )
     warps, stages = view.num_warps.value, view.num_stages.value
-    return TritonKernel(view.sym_name.value, source, parameters, warps, stages, offset_bounds(writer))
+    return TritonKernel(view.sym_name.value, source, tuple(writer.tensor_types), parameters, warps, stages, offset_bounds(writer))
 
 
 def _header(kernel: KernelOp) -> str:

@@ -84,7 +84,16 @@ def _float_literal(value: float, type_: FloatType) -> str:
         return 'float("nan")'
     if math.isinf(value):
         return f'float("{"-" if value < 0 else ""}inf")'
-    return repr(float(float_text(value, type_)))
+    short = float(float_text(value, type_))
+    if type_.name == "f64" or short == 0 or _F32_SMALLEST <= abs(short) <= _F32_LARGEST:
+        return repr(short)
+    if abs(value) > _F32_SMALLEST:  # the shortest digits of the largest floats lie just outside
+        return repr(value)
+    return f"tl.full([], {value!r}, tl.float32)"
+
+
+# Triton takes a Python float outside this range for a float64.
+_F32_SMALLEST, _F32_LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 def is_zero(expression: Expression) -> bool:

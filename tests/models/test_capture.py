@@ -1,5 +1,8 @@
 """Capture, import and export without any pass in between leave real models' outputs bit-identical."""
 
+# torch's own annotations are partial.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -13,7 +16,9 @@ from attir.compiler.capture import capture, placeholder_examples, restore_mutati
 from attir.compiler.fx_export import export_graph
 from attir.compiler.fx_import import Imported, import_graph
 from attir.ir.core import Operation
+from attir.ir.diagnostics import CompileError
 from attir.ir.dialects.aten import AtenOp
+from attir.ir.parser import parse_module
 from attir.ir.printer import print_operation
 
 transformers = pytest.importorskip("transformers")
@@ -51,7 +56,7 @@ def run_both(function: Callable[..., Any], *inputs: Any, dynamic: bool | None = 
     """The outputs of `function` in eager mode and through the round trip."""
     torch._dynamo.reset()
     backend = RoundTrip()
-    compiled = cast(Callable[..., Any], torch.compile(function, backend=backend, dynamic=dynamic))
+    compiled = torch.compile(function, backend=backend, dynamic=dynamic)
     with torch.no_grad():
         expected, actual = function(*inputs), compiled(*inputs)
     assert backend.imported, "nothing was captured"
@@ -80,10 +85,22 @@ def test_round_trip_of_a_model_is_bit_identical(kind: str, implementation: str, 
 
     expected, actual, backend = run_both(forward, ids, mask if padded else None)
     assert torch.equal(expected, actual)
+    for imported in backend.imported:
+        assert_text_is_read_everywhere(imported.module)
     softmax = "aten.softmax.int" if implementation == "eager" else "aten.scaled_dot_product_attention"
     sites = [op for i in backend.imported for op in i.module.walk() if op.name == softmax]
     assert len(sites) == 2
     assert all(op.location.file.endswith(".py") and "/torch/" not in op.location.file for op in sites)
+
+
+def assert_text_is_read_everywhere(module: Operation) -> None:
+    """Our parser gives the same text back, and the real MLIR parser accepts it."""
+    mlir: Any = pytest.importorskip("torch_mlir.ir")
+    text = print_operation(module)
+    assert print_operation(parse_module(text)) == text
+    context = mlir.Context()
+    context.allow_unregistered_dialects = True
+    assert mlir.Module.parse(print_operation(module, locations=True), context).operation.verify()
 
 
 def by_hand(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -96,6 +113,7 @@ def test_dynamic_sizes_stay_symbols_with_bounds() -> None:
     q, k, v = (torch.randn(2, 3, 8, 16) for _ in range(3))
     expected, actual, backend = run_both(by_hand, q, k, v, dynamic=True)
     assert torch.equal(expected, actual)
+    assert_text_is_read_everywhere(backend.imported[0].module)
     assert "#attir.sym<" in backend.text
     assert "attir.bounds = {" in backend.text
 
@@ -140,6 +158,42 @@ def test_a_mutated_cache_is_written_back() -> None:
         actual = [compiled(x, position), compiled(x + 1, position + 1)]
     assert all(map(torch.equal, expected, actual))
     assert torch.equal(reference.cache, model.cache)
+
+
+def counts_and_returns_itself(counter: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    counter.add_(1)
+    return counter.view(-1), x * counter
+
+
+def test_a_view_of_a_mutated_input_stays_a_view() -> None:
+    torch._dynamo.reset()
+    counter, x = torch.zeros(2, 2), torch.ones(2, 2)
+    compiled = torch.compile(counts_and_returns_itself, backend=RoundTrip())
+    with torch.no_grad():
+        view, product = compiled(counter, x)
+    assert torch.equal(counter, x) and torch.equal(product, x)
+    counter.add_(5)
+    assert torch.equal(view, counter.view(-1))
+
+
+def shifted_view(counter: torch.Tensor) -> torch.Tensor:
+    counter.add_(1)
+    return counter[1:]
+
+
+def test_a_graph_that_cannot_be_made_functional_is_refused_in_words() -> None:
+    found: list[str] = []
+
+    def backend(gm: fx.GraphModule, _: Sequence[Any]) -> Callable[..., Any]:
+        with pytest.raises(CompileError) as caught:
+            capture(gm, placeholder_examples(gm))
+        found.append(str(caught.value))
+        return gm.forward
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.compile(shifted_view, backend=backend)(torch.zeros(4))
+    assert "is a view of input 'l_counter_', which the graph mutates" in found[0]
 
 
 def test_arguments_are_read_by_schema_name() -> None:

@@ -12,7 +12,6 @@ from attir.cost_model.resources import (
     padded_width,
     refusal,
     register_demand,
-    register_limit,
     shared_memory,
 )
 from attir.cost_model.roofline import cycles_per_score, tile_cycles
@@ -72,7 +71,7 @@ def test_every_head_dimension_has_a_plan_that_fits(device: Device, dtype: FloatT
             shape = attention_shape(attention_in(root))
             assert min(config.block_m, config.block_n) >= 16
             assert shared_memory(config, shape) <= device.shared_memory
-            assert register_demand(config, shape, device) <= register_limit(device)
+            assert register_demand(config, shape, device) <= device.tile_registers
             assert occupancy(config, shape, device) >= 1
 
 

@@ -1,0 +1,190 @@
+"""Generated Triton kernels, run in Triton's interpreter, against attention in float64.
+
+Bound: twice the error of attention computed plainly in the same dtype, plus one rounding of the
+weights and one of the result: (sum of |weights| <= 1) times the largest |v| times the unit roundoff.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from benchmarks.attention_cases import DTYPES, FORMS, Captures, Case, Shape
+
+from attir.compiler.kernels import compile_site
+from attir.compiler.options import Options
+from attir.compiler.sites import Runner
+from attir.ir.attributes import FloatType, bf16, f16, f32
+from attir.ir.diagnostics import CompileError
+
+ROUNDOFF = {f16: 2.0**-11, bf16: 2.0**-8, f32: 2.0**-24}
+FLOATS = (f32, f16, bf16)
+
+
+def runner_for(case: Case) -> Runner:
+    return compile_site(case.module(), Options(backend="interpret")).runner
+
+
+def assert_close(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Captures) -> None:
+    out, lse = runner_for(case)(q, k, v, captures, True)
+    exact, exact_lse = case.reference(q.double(), k.double(), v.double(), captures)
+    plain, plain_lse = case.reference(q, k, v, captures)
+    roundoff, largest = ROUNDOFF[case.dtype], v.abs().max().item() if v.numel() else 0.0
+    assert out.dtype == q.dtype and out.is_contiguous()
+    _assert_within(out, exact, 2.0 * _error(plain, exact) + 2.0 * roundoff * largest)
+    # Scores are kept in float32 whatever the inputs; the reference of half inputs is rounded.
+    spread = exact_lse[exact_lse.isfinite()].abs().max().item() if exact_lse.isfinite().any() else 0.0
+    _assert_within(lse, exact_lse, 2.0 * _error(plain_lse, exact_lse) + 8 * ROUNDOFF[f32] * (1.0 + spread))
+
+
+def _error(actual: torch.Tensor, exact: torch.Tensor) -> float:
+    difference = (actual.double() - exact)[exact.isfinite()]
+    return difference.abs().max().item() if difference.numel() else 0.0
+
+
+def _assert_within(actual: torch.Tensor, exact: torch.Tensor, bound: float) -> None:
+    assert actual.shape == exact.shape
+    assert torch.equal(actual.isneginf(), exact.isneginf()) and torch.equal(actual.isnan(), exact.isnan())
+    assert _error(actual, exact) <= bound, f"error {_error(actual, exact):.2e}, bound {bound:.2e}"
+
+
+@pytest.mark.parametrize("width", [1, 16, 64, 72, 80, 96, 192, 256])
+def test_head_dimensions_whether_or_not_powers_of_two(width: int) -> None:
+    case = Case(f16, width, form="causal")
+    assert_close(case, *case.tensors(Shape(queries=70, keys=70)))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_in_every_dtype(form: str, dtype: FloatType) -> None:
+    case = Case(dtype, 32, form=form)
+    assert_close(case, *case.tensors(Shape(batch=2, queries=66, keys=75), seed=3))
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 100), (17, 64), (64, 17), (100, 100), (100, 17)])
+@pytest.mark.parametrize("form", ["none", "causal", "window"])
+def test_lengths_that_tiles_do_not_divide(queries: int, keys: int, form: str) -> None:
+    case = Case(f32, 16, form=form)
+    assert_close(case, *case.tensors(Shape(heads=1, key_heads=1, queries=queries, keys=keys)))
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 2), (6, 1), (3, 3)])
+def test_grouped_heads(heads: int, key_heads: int) -> None:
+    case = Case(f16, 16, group=heads // key_heads, form="alibi")
+    assert_close(case, *case.tensors(Shape(heads=heads, key_heads=key_heads, queries=20, keys=33)))
+
+
+@pytest.mark.parametrize(("width", "value_width"), [(64, 16), (24, 80), (192, 128)])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_values_wider_or_narrower_than_keys(width: int, value_width: int, dtype: FloatType) -> None:
+    case = Case(dtype, width, value_width, form="causal")
+    assert_close(case, *case.tensors(Shape(heads=1, key_heads=1, queries=40, keys=40)))
+
+
+Layout = Callable[[torch.Tensor], torch.Tensor]
+LAYOUTS: dict[str, Layout] = {
+    "heads innermost": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "columns first": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "every second row": lambda x: torch.stack([x, torch.full_like(x, 7.0)], 3).flatten(2, 3)[:, :, ::2],
+    "one head for all": lambda x: x[:, :1].expand(-1, x.shape[1], -1, -1),
+    "one row for all": lambda x: x[:, :, :1].expand(-1, -1, x.shape[2], -1),
+    "part of a fused projection": lambda x: torch.cat([x, x, x], 3)[..., x.shape[3] : 2 * x.shape[3]],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strided_inputs_are_read_in_place(layout: str) -> None:
+    case = Case(f32, 24, form="causal")
+    q, k, v, captures = case.tensors(Shape(queries=50, keys=50))
+    assert_close(case, *(LAYOUTS[layout](x) for x in (q, k, v)), captures)
+
+
+def test_strided_captures_are_read_in_place() -> None:
+    case = Case(f32, 16, form="bias")
+    q, k, v, (bias,) = case.tensors(Shape(queries=40, keys=50))
+    transposed = bias.transpose(2, 3).contiguous().transpose(2, 3)
+    assert_close(case, q, k, v, (transposed,))
+    assert_close(case, q, k, v, (bias[:, :, :1].expand(-1, -1, 40, -1),))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_large_logits_neither_overflow_nor_lose_the_row(dtype: FloatType) -> None:
+    case = Case(dtype, 64, form="causal")
+    assert_close(case, *case.tensors(Shape(queries=70, keys=70), magnitude=20.0))
+
+
+def test_a_bias_of_minus_infinity_over_a_whole_row_gives_zero() -> None:
+    case = Case(f32, 16, form="bias")
+    q, k, v, (bias,) = case.tensors(Shape(queries=20, keys=70))
+    bias[:, :, 3] = float("-inf")
+    bias[:, :, 4, :64] = float("-inf")
+    assert_close(case, q, k, v, (bias,))
+
+
+@pytest.mark.parametrize("where", ["q", "k", "v"])
+def test_nan_reaches_exactly_the_rows_it_reaches_in_pytorch(where: str) -> None:
+    case = Case(f32, 16, form="causal")
+    q, k, v, captures = case.tensors(Shape(queries=70, keys=70))
+    {"q": q, "k": k, "v": v}[where][0, 1, 5] = float("nan")
+    out, _ = runner_for(case)(q, k, v, captures, True)
+    exact, _ = case.reference(q.double(), k.double(), v.double(), captures)
+    clean = ~exact.isnan()
+    assert not out[clean].isnan().any() if where != "v" else True
+    if where != "v":
+        assert out[~clean].isnan().all()
+
+
+@pytest.mark.parametrize("queries", [0, 5])
+@pytest.mark.parametrize("keys", [0, 5])
+@pytest.mark.parametrize("batch", [0, 2])
+def test_empty_tensors(queries: int, keys: int, batch: int) -> None:
+    case = Case(f32, 16)
+    q, k, v, captures = case.tensors(Shape(batch=batch, queries=queries, keys=keys))
+    out, lse = runner_for(case)(q, k, v, captures, True)
+    assert out.shape == (batch, 2, queries, 16) and lse.shape == (batch, 2, queries)
+    if keys == 0:
+        assert not out.any() and lse.isneginf().all()
+
+
+def test_one_kernel_serves_all_sizes() -> None:
+    case = Case(f32, 16, form="causal")
+    run = runner_for(case)
+    for shape in (Shape(1, 1, 1, 5, 9), Shape(2, 3, 3, 65, 65)):
+        q, k, v, captures = case.tensors(shape)
+        out, _ = run(q, k, v, captures, False)
+        assert _error(out, case.reference(q.double(), k.double(), v.double(), captures)[0]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda q, k, v: (q.half(), k, v), "q must be torch.float32, but is torch.float16"),
+        (lambda q, k, v: (q, k[..., :8], v), r"k must have shape \(any, any, any, 16\)"),
+        (lambda q, k, v: (q[:, :1], k, v), "q must have 1 heads for each of k's"),
+        (lambda q, k, v: (q, k, v[:, :, :3]), "k and v must agree"),
+        (lambda q, k, v: (q, k[:1].repeat(2, 1, 1, 1), v), "k and v must agree|one batch size"),
+        (lambda q, k, v: (q, k, v[0]), r"v must have shape"),
+    ],
+)
+def test_tensors_the_kernel_would_misread_are_refused(
+    change: Callable[..., tuple[torch.Tensor, ...]], message: str
+) -> None:
+    case = Case(f32, 16)
+    q, k, v, _ = case.tensors(Shape(queries=5, keys=5))
+    with pytest.raises(CompileError, match=message):
+        runner_for(case)(*change(q, k, v), [], True)
+
+
+def test_strides_too_large_for_offsets_inside_a_tile_are_refused() -> None:
+    case = Case(f32, 16)
+    q, k, v, _ = case.tensors(Shape(heads=1, key_heads=1, queries=5, keys=5))
+    far = torch.as_strided(torch.empty(0), (1, 1, 5, 16), (1, 1, 2**30, 1)) if False else q
+    assert far is q
+    huge = torch.empty(1, 1, 5, 16, device="meta").as_strided((1, 1, 5, 16), (1, 1, 2**30, 1))
+    with pytest.raises(CompileError, match="q is on|k is on|is on"):
+        runner_for(case)(huge, k, v, [], True)
+
+
+def test_half_precision_is_kept_in_the_dtype_table() -> None:
+    assert set(DTYPES) == set(ROUNDOFF)
