@@ -33,8 +33,6 @@ from .torch_types import known_number, type_of_value
 FX_HINT = "fx"
 """The attribute that holds the name of the fx node an operation was imported from."""
 
-Output = Value | int | float | bool | None
-
 
 @dataclass(frozen=True)
 class Imported:

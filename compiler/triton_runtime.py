@@ -74,7 +74,7 @@ class KernelRunner:
 
     def _start(self, tensors: Sequence[torch.Tensor]) -> None:
         for bound in self.kernel.bounds:
-            _check_offsets(bound, tensors[bound.argument])
+            check_offsets(bound, tensors[bound.argument])
         launch = self._launch or self._load()
         if self.where == "interpret":
             launch(*tensors)
@@ -125,7 +125,7 @@ def _size_problem(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: int)
     return None
 
 
-def _check_offsets(bound: OffsetBound, tensor: torch.Tensor) -> None:
+def check_offsets(bound: OffsetBound, tensor: torch.Tensor) -> None:
     """Offsets inside a tile are 32-bit; fail where strides are so large that they would wrap."""
     sizes, strides = tensor.shape, tensor.stride()
     reach = sum((min(extent or sizes[axis], sizes[axis]) - 1) * abs(strides[axis]) for axis, extent in bound.extents)

@@ -1,8 +1,9 @@
 """What a tiled attention kernel needs: shared memory, registers, and so how many programs fit.
 
 The formulas describe the kernels that attir emits, with plain pointers, and need no compiler. They
-were fitted to kernels compiled offline with Triton 3.6 and 3.9 for sm_80, sm_90, sm_100 and gfx942
-(GPU facts, sections 2.3 and 4, and about 90 pointer kernels with one unmasked and one masked loop).
+were fitted to about 200 kernels compiled offline with Triton 3.6 and 3.9 for sm_80, sm_90, sm_100
+and gfx942. With 3.9, none of 176 kernels planned for those devices spills in a loop: they cover
+head dimensions 16 to 256, f16 and f32, causal, windowed and padding masks, a bias and a softcap.
 """
 
 from __future__ import annotations

@@ -190,10 +190,10 @@ class _Lowering:
         mask = (
             self._hoist(attention.mask, tiles, head, rows, row_valid, captures) if self.site.structure.opaque else None
         )
-        scaling = Scaling.of(attention.scale.value, score is not None)
+        scaling = Scaling.of(attention.scale.value, attention.score)
         loop = SoftmaxLoop(self.schedule, scaling, q_tile, keys, values, key_width, value_width, row_valid, score)
         result = self._emit_loops(builder, loop, head, tiles, rows, mask)
-        self._emit_results(builder, block, head, value_width, result)
+        self._emit_results(builder, block, head, value_width, result, scaling)
         builder.create(KernelReturnOp)
 
     def _head(self, builder: Builder, q: Value, k: Value) -> _Head:
@@ -285,7 +285,9 @@ class _Lowering:
 
     # --- the results
 
-    def _emit_results(self, builder: Builder, block: Block, head: _Head, width: int, result: Carried) -> None:
+    def _emit_results(
+        self, builder: Builder, block: Block, head: _Head, width: int, result: Carried, scaling: Scaling
+    ) -> None:
         attention = self.site.attention
         tiles = TileBuilder(builder, (self.schedule.block_m, width))
         row_sum = _one_where_zero(tiles, Tile(result.row_sum, (ROWS,)))
@@ -296,7 +298,7 @@ class _Lowering:
                 _store_out(tiles, target, head.start_m, Tile(result.acc, (0, 1)), row_sum)
             else:
                 target.name_hint = "lse_head"
-                lse = _log_sum(tiles, Tile(result.row_max, (ROWS,)), row_sum)
+                lse = _log_sum(tiles, Tile(result.row_max, (ROWS,)), row_sum, natural=scaling.late)
                 builder.create(StoreOp, [lse, target, head.start_m], [], {"boundary": DenseArrayAttr((0,))})
 
 
@@ -319,11 +321,16 @@ def _store_out(tiles: TileBuilder, target: Value, start_m: Value, acc: Tile, row
     tiles.builder.create(StoreOp, operands, [], {"boundary": axes})
 
 
-def _log_sum(tiles: TileBuilder, row_max: Tile, row_sum: Tile) -> Value:
-    """The natural logarithm of the sum of the exponentials of a row's scores."""
+def _log_sum(tiles: TileBuilder, row_max: Tile, row_sum: Tile, *, natural: bool) -> Value:
+    """The natural logarithm of the sum of the exponentials of a row's scores.
+
+    The maximum is in powers of two, or already `natural`.
+    """
     logarithm = tiles.elementwise(Log2Op.op_name, [row_sum], f32)
-    total = tiles.binary(AddFOp, row_max, logarithm)
-    return tiles.binary(MulFOp, total, Tile(tiles.builder.constant(math.log(2.0), f32)), "lse_tile").value
+    unit = Tile(tiles.builder.constant(math.log(2.0), f32))
+    if natural:
+        return tiles.binary(AddFOp, row_max, tiles.binary(MulFOp, logarithm, unit), "lse_tile").value
+    return tiles.binary(MulFOp, tiles.binary(AddFOp, row_max, logarithm), unit, "lse_tile").value
 
 
 def _size(builder: Builder, tensor: Value, axis: int, name: str) -> Value:

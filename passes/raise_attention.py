@@ -67,12 +67,12 @@ def raise_sdpa(call: AtenOp, rw: Rewriter) -> bool:
     if isinstance(parts, str):
         return rw.no_match(parts)
     parts.scale *= float(scale)
-    program = ScoreProgram.start(parts)
-    score = sdpa_score(call, program, tensor_type(k).shape[-2])
+    program = ScoreProgram.start(lead, (tensor_type(q).shape[-2], tensor_type(k).shape[-2]), parts)
+    score = sdpa_score(call, program)
     return _finish(call.operation, call.out, program, score, rw, result_like(call.out, lead))
 
 
-def sdpa_score(call: AtenOp, program: ScoreProgram, key_length: Dim) -> Scalar:
+def sdpa_score(call: AtenOp, program: ScoreProgram) -> Scalar:
     """The score of one position with the call's own masks applied."""
     build, score = program.function.math, program.score
     if call.argument("is_causal", False):
@@ -146,18 +146,19 @@ class ScoreProgram:
     score: Value
     coordinates: Coordinates
     lead: tuple[Dim, ...]
+    lengths: tuple[Dim, ...]
     function: IndexFunction
     parts: Parts | None = None
     product: Operation | None = None
 
     @staticmethod
-    def start(parts: Parts | None, lead: tuple[Dim, ...] | None = None) -> ScoreProgram:
-        """A program over leading axes `lead`, the last of which is the head."""
-        lead = parts.lead if parts is not None else lead
-        assert lead is not None
+    def start(lead: tuple[Dim, ...], lengths: tuple[Dim, ...], parts: Parts | None = None) -> ScoreProgram:
+        """A program over leading axes `lead`, the last of which is the head, and (query, key) `lengths`."""
         block = attn.region_block("score", [])
         score, b, h, m, n = block.arguments
-        program = ScoreProgram(block, score, (), lead, IndexFunction(block, RULES, lambda _op, _at: None), parts)
+        program = ScoreProgram(
+            block, score, (), lead, lengths, IndexFunction(block, RULES, lambda _op, _at: None), parts
+        )
         outer = program.outer_coordinates(b, h)
         program.coordinates = (*outer, m, n)
         return program
@@ -173,12 +174,15 @@ class ScoreProgram:
     def stands_for_score(self, operation: Operation, at: Coordinates) -> Value | None:
         """The score, where `operation` is a contraction read at (…, m, n)."""
         contraction = contraction_of(operation)
-        if contraction is None or not contraction.natural or at[-2:] != self.coordinates[-2:]:
+        if contraction is None or not contraction.natural:
             return None
         if self.product is not None and operation is not self.product:
             return None
-        shape = tensor_type(operation.results[0]).shape[:-2]
-        if not self._same_lead(at[:-2], shape):
+        shape = tensor_type(operation.results[0]).shape
+        if shape[-2:] != self.lengths or not self._same_lead(at[:-2], shape[:-2]):
+            return None
+        # An axis of size 1 is read at 0, whatever walks it.
+        if any(d != 1 and x is not y for d, x, y in zip(shape[-2:], at[-2:], self.coordinates[-2:], strict=True)):
             return None
         self.product = operation
         return self._with_addend(AtenOp(operation), at)
@@ -223,7 +227,7 @@ def _raise(softmax: Operation, scores: Value, found: Weighted, rw: Rewriter) -> 
     lead = tensor_type(scores).shape[:-2]
     if any(not isinstance(d, int) for d in lead[1:-1]):
         return rw.no_match(f"more than one leading size of the scores {scores.type} is unknown")
-    program = ScoreProgram.start(None, lead)
+    program = ScoreProgram.start(lead, tensor_type(scores).shape[-2:])
     program.function.score_of = program.stands_for_score
     score = program.function.at(scores, program.coordinates)
     contraction = contraction_of(program.product) if program.product is not None else None

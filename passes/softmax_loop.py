@@ -10,12 +10,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..ir.attributes import DenseArrayAttr, IntegerAttr, StringAttr, TensorType, f32, i1, index
+from ..ir.attributes import DenseArrayAttr, FloatAttr, IntegerAttr, StringAttr, TensorType, f32, i1, index, is_float
 from ..ir.builder import Builder
 from ..ir.core import Block, Region, Value
-from ..ir.dialects.arith import AddFOp, CmpFOp, MaximumFOp, MulFOp, SelectOp, SubFOp, TruncFOp
+from ..ir.dialects.arith import AddFOp, CmpFOp, ConstantOp, MaximumFOp, MulFOp, SelectOp, SubFOp, TruncFOp
 from ..ir.dialects.math import Exp2Op
 from ..ir.dialects.scf import ForOp, YieldOp
+from ..ir.dialects.tensor import ExtractOp
 from ..ir.dialects.tile import DotOp, LoadOp, ReduceOp, TransposeOp
 from .schedule import Schedule
 from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder
@@ -23,6 +24,8 @@ from .tile_regions import RegionPositions, TileRegion
 
 LOG2_E = math.log2(math.e)
 MINUS_INFINITY = float("-inf")
+HUGE = 1e37
+"""Scores up to here may be multiplied by log2(e), and added a few times, without overflow."""
 FULL = (ROWS, COLUMNS)
 
 
@@ -43,17 +46,23 @@ class Carried:
 class Scaling:
     """`before` multiplies the raw scores, `exponent` turns final scores into powers of two.
 
-    With no score region a positive scale goes into the exponent and costs nothing.
+    With no score region a positive scale goes into the exponent and costs nothing. `late` scores
+    may lie near the largest float (a model adds `finfo.min` where it means -inf), so that
+    multiplying them would overflow: they are multiplied after the maximum is subtracted, which
+    costs one more operation on each, and the carried maximum stays in natural units.
     """
 
     before: float
     exponent: float
+    late: bool = False
 
     @staticmethod
-    def of(scale: float, has_score_region: bool) -> Scaling:
+    def of(scale: float, score: Region) -> Scaling:
         folded = scale * LOG2_E
         usable = 2.0**-100 < folded < 2.0**100
-        return Scaling(1.0, folded) if usable and not has_score_region else Scaling(scale, LOG2_E)
+        if usable and score.empty:
+            return Scaling(1.0, folded)
+        return Scaling(scale, LOG2_E, late=may_be_huge(score))
 
 
 @dataclass(frozen=True)
@@ -108,16 +117,24 @@ class SoftmaxLoop:
         scores = self._masked_scores(tiles, start_n, masking)
         exponent = Tile(builder.constant(self.scaling.exponent, f32))
         row = (ROWS,)
-        tile_max = tiles.binary(MulFOp, _reduce(tiles, scores, "max", "raw_max"), exponent, "tile_max")
+        tile_max = _reduce(tiles, scores, "max", "raw_max")
+        if not self.scaling.late:
+            tile_max = tiles.binary(MulFOp, tile_max, exponent, "tile_max")
         new_max = tiles.binary(MaximumFOp, Tile(before.row_max, row), tile_max, "new_max")
         may_be_empty = masking is not None or self.score is not None
         base = _finite_or_zero(tiles, new_max) if may_be_empty else new_max
-        alpha = _exp2(tiles, tiles.binary(SubFOp, Tile(before.row_max, row), base), "alpha")
-        p = _exp2(tiles, tiles.binary(SubFOp, tiles.binary(MulFOp, scores, exponent), base), "p")
+        alpha = _exp2(tiles, self._below(tiles, Tile(before.row_max, row), base, exponent, scaled=True), "alpha")
+        p = _exp2(tiles, self._below(tiles, scores, base, exponent), "p")
         decayed = tiles.binary(MulFOp, Tile(before.row_sum, row), alpha)
         row_sum = tiles.binary(AddFOp, decayed, _reduce(tiles, p, "sum", "tile_sum"), "row_sum")
         acc = self._accumulate(tiles, start_n, before.acc, alpha, p, masking)
         return Carried(acc, new_max.value, row_sum.value)
+
+    def _below(self, tiles: TileBuilder, x: Tile, base: Tile, exponent: Tile, *, scaled: bool = False) -> Tile:
+        """How far `x` lies below the maximum, in powers of two; a `scaled` x already counts in those."""
+        if self.scaling.late:
+            return tiles.binary(MulFOp, tiles.binary(SubFOp, x, base), exponent)
+        return tiles.binary(SubFOp, x if scaled else tiles.binary(MulFOp, x, exponent), base)
 
     def _masked_scores(self, tiles: TileBuilder, start_n: Value, masking: Masking | None) -> Tile:
         scores = self._scores(tiles, start_n, masking)
@@ -178,6 +195,29 @@ class SoftmaxLoop:
     def _dot(self, builder: Builder, a: Value, b: Value, acc: Value, name: str) -> Value:
         properties = {"precision": StringAttr(self.schedule.precision)}
         return builder.create(DotOp, [a, b, acc], [acc.type], properties, name=name).out
+
+
+def may_be_huge(score: Region) -> bool:
+    """Whether a score region may yield numbers that a factor of log2(e) takes beyond the floats.
+
+    It may where it adds a huge constant, or a float captured for each position, which may be one.
+    """
+    if score.empty:
+        return False
+    moving = set(score.block.arguments[3:5])
+    for op in score.block.ops:
+        constant = ConstantOp.match(op)
+        if (
+            constant is not None
+            and isinstance(constant.value, FloatAttr)
+            and HUGE < abs(constant.value.value) < math.inf
+        ):
+            return True
+        if any(v in moving for v in op.operands):
+            if op.name == ExtractOp.op_name and is_float(op.result.type):
+                return True
+            moving.update(op.results)
+    return False
 
 
 def _mask(tiles: TileBuilder, masking: Masking, columns: Tile, valid: Mapping[int, Tile]) -> Tile:

@@ -122,6 +122,20 @@ def causal_finite(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.softmax(q @ k.mT * 0.25 + mask[None, None], -1) @ v
 
 
+def decode(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """One query: the axis of size 1 must not hide the product."""
+    mask = torch.arange(k.shape[2])[None, :] <= 11
+    return torch.softmax((q[:, :, :1] @ k.mT).masked_fill(~mask, float("-inf")), -1) @ v
+
+
+def one_batch_flattened(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Heads as the only axis of the product, a batch of 1 around the mask."""
+    m, n = positions(q, k)
+    scores = torch.bmm(q[0], k[0].transpose(1, 2)).view(1, 4, q.shape[2], k.shape[2])
+    weights = torch.where(n <= m, scores, float("-inf")).softmax(-1)
+    return torch.bmm(weights.view(4, q.shape[2], k.shape[2]), v[0])
+
+
 def window(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     m, n = positions(q, k)
     visible = (n <= m) & (m - n < 5)
@@ -240,6 +254,8 @@ SPELLINGS = (
     Spelling(causal_triu_added, mask=True),
     Spelling(causal_finite, mask=True),
     Spelling(window, mask=True),
+    Spelling(decode, mask=True),
+    Spelling(one_batch_flattened, mask=True),
     Spelling(padding_finite, "keep", score=True),
     Spelling(padding_where, "keep", score=True),
     Spelling(alibi, "slopes", score=True),

@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from benchmarks.attention_cases import DTYPES, FORMS, Captures, Case, Shape
+from benchmarks.attention_cases import FORMS, Captures, Case, Shape
 
+from attir.codegen.triton import OffsetBound
 from attir.compiler.kernels import compile_site
 from attir.compiler.options import Options
 from attir.compiler.sites import Runner
+from attir.compiler.triton_runtime import check_offsets
 from attir.ir.attributes import FloatType, bf16, f16, f32
 from attir.ir.diagnostics import CompileError
 
@@ -122,17 +124,15 @@ def test_a_bias_of_minus_infinity_over_a_whole_row_gives_zero() -> None:
     assert_close(case, q, k, v, (bias,))
 
 
-@pytest.mark.parametrize("where", ["q", "k", "v"])
+@pytest.mark.parametrize("where", ["q", "k"])
 def test_nan_reaches_exactly_the_rows_it_reaches_in_pytorch(where: str) -> None:
     case = Case(f32, 16, form="causal")
     q, k, v, captures = case.tensors(Shape(queries=70, keys=70))
-    {"q": q, "k": k, "v": v}[where][0, 1, 5] = float("nan")
-    out, _ = runner_for(case)(q, k, v, captures, True)
-    exact, _ = case.reference(q.double(), k.double(), v.double(), captures)
-    clean = ~exact.isnan()
-    assert not out[clean].isnan().any() if where != "v" else True
-    if where != "v":
-        assert out[~clean].isnan().all()
+    {"q": q, "k": k}[where][0, 1, 5] = float("nan")
+    out, lse = runner_for(case)(q, k, v, captures, True)
+    exact, exact_lse = case.reference(q.double(), k.double(), v.double(), captures)
+    assert exact.isnan().any()
+    assert torch.equal(out.isnan(), exact.isnan()) and torch.equal(lse.isnan(), exact_lse.isnan())
 
 
 @pytest.mark.parametrize("queries", [0, 5])
@@ -177,14 +177,8 @@ def test_tensors_the_kernel_would_misread_are_refused(
 
 
 def test_strides_too_large_for_offsets_inside_a_tile_are_refused() -> None:
-    case = Case(f32, 16)
-    q, k, v, _ = case.tensors(Shape(heads=1, key_heads=1, queries=5, keys=5))
-    far = torch.as_strided(torch.empty(0), (1, 1, 5, 16), (1, 1, 2**30, 1)) if False else q
-    assert far is q
-    huge = torch.empty(1, 1, 5, 16, device="meta").as_strided((1, 1, 5, 16), (1, 1, 2**30, 1))
-    with pytest.raises(CompileError, match="q is on|k is on|is on"):
-        runner_for(case)(huge, k, v, [], True)
-
-
-def test_half_precision_is_kept_in_the_dtype_table() -> None:
-    assert set(DTYPES) == set(ROUNDOFF)
+    rows = OffsetBound(0, ((2, 64), (3, 16)))
+    far = torch.empty(1, device="meta").as_strided((1, 1, 100, 16), (0, 0, 2**26, 1))
+    with pytest.raises(CompileError, match="32-bit offsets"):
+        check_offsets(rows, far)
+    check_offsets(rows, far[:, :, :20])
