@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .version import VERSION
+from attir.compiler.version import VERSION
 
 if TYPE_CHECKING:
     from attir.compiler.api import compile as compile

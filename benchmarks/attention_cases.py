@@ -11,8 +11,21 @@ from dataclasses import dataclass
 
 import torch
 
-from attir.ir.attributes import FloatAttr, FloatType, FunctionType, IntegerAttr, StringAttr, Symbol, TensorType, Type
-from attir.ir.attributes import bf16, f16, f32, i1, i32
+from attir.ir.attributes import (
+    FloatAttr,
+    FloatType,
+    FunctionType,
+    IntegerAttr,
+    StringAttr,
+    Symbol,
+    TensorType,
+    Type,
+    bf16,
+    f16,
+    f32,
+    i1,
+    i32,
+)
 from attir.ir.builder import Builder
 from attir.ir.core import Block, Operation, Region, Value
 from attir.ir.define import Op
@@ -146,7 +159,10 @@ def _bias() -> Form:
 
     sizes = (1, *(Symbol(f"c0_{axis}") for axis in (1, 2, 3)))
     return Form(
-        score=score, change=lambda s, m, n, c: s + c[0].to(s.dtype), capture_types=(TensorType(sizes, f32),), capture=bias
+        score=score,
+        change=lambda s, m, n, c: s + c[0].to(s.dtype),
+        capture_types=(TensorType(sizes, f32),),
+        capture=bias,
     )
 
 
@@ -284,7 +300,8 @@ def _region(name: str, rule: Rule | None, captures: list[Value]) -> Region:
     block = region_block(name, captures)
     arguments = block.arguments if name == "score" else [block.arguments[0], *block.arguments]
     builder = Builder(block)
-    element = Element(builder, *arguments[:5], tuple(arguments[5:]))
+    score, b, h, m, n, *captured = arguments
+    element = Element(builder, score, b, h, m, n, tuple(captured))
     builder.create(YieldOp, [rule(element)])
     return Region([block])
 

@@ -13,10 +13,11 @@ from torch._dynamo.exc import ShortenTraceback
 from ..ir.diagnostics import CompileError, Diagnostic, error
 from ..ir.location import UNKNOWN, Location
 from .compilation import Compilation
+from .dump import Listener
 from .options import Options
 from .refusals import refuse_graph
 from .report import GraphReport, Report, SiteReport
-from .sites import SiteCompiler
+from .sites import CompiledSite, SiteCompiler
 
 Runnable = Callable[..., Any]
 
@@ -72,11 +73,15 @@ class BackendError(CompileError, ShortenTraceback):
 class Backend:
     """Compiles the graphs of one callable and keeps the report about them.
 
-    `compile_site` turns an outlined attention into a kernel; by default attir's own.
+    `compile_site` turns an outlined attention into a kernel; by default attir's own. `listener`
+    hears of every step. `device` names one that kernels are made for without running. `compiled` holds every site by name.
     """
 
     options: Options
     compile_site: SiteCompiler | None = None
+    listener: Listener | None = None
+    device: str = ""
+    compiled: dict[str, CompiledSite] = field(default_factory=dict[str, CompiledSite])
     report: Report = field(default_factory=Report)
     __name__ = "attir"
 
@@ -84,7 +89,10 @@ class Backend:
         graph = self.report.start_graph(_cause_of_capture() if self.report.graphs else "first capture")
         try:
             _refuse_gradients(gm, example_inputs)
-            result = Compilation(self.options, self.compile_site or _own_site_compiler(), graph).run(gm)
+            compile_site = self.compile_site or _own_site_compiler()
+            compilation = Compilation(self.options, compile_site, graph, self.listener, self.device)
+            result = compilation.run(gm)
+            self.compiled |= compilation.compiled
         except CompileError as problem:
             refuse_graph(gm, graph, problem)
             result = gm

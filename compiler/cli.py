@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from ..ir.diagnostics import CompileError
-from ..version import VERSION
+from .version import VERSION
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "compile": ("compile_command", "capture, fuse and emit the attention of a model"),

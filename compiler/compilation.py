@@ -13,12 +13,12 @@ from ..ir.core import Operation
 from ..ir.diagnostics import CompileError, error
 from ..ir.dialects.attn import AttentionOp
 from ..ir.location import Location
-from ..passes.manager import PassContext
-from ..passes.registry import PASSES
+from ..passes.manager import Pass, PassContext
+from ..passes.pipeline import Observer, PassPipeline, RunSettings
 from .algebra import describe
 from .capture import Captured, capture, placeholder_examples, restore_mutations
 from .custom_op import register_site
-from .dump import Dump
+from .dump import Dump, Listener
 from .fx_export import export_graph
 from .fx_import import Imported, import_graph
 from .head_dims import specialise_head_dims
@@ -36,10 +36,13 @@ class Compilation:
     options: Options
     compile_site: SiteCompiler
     graph: GraphReport
+    listener: Listener | None = None
+    device: str = ""
     hidden: dict[Location, str] = field(default_factory=dict[Location, str])
+    compiled: dict[str, CompiledSite] = field(default_factory=dict[str, CompiledSite])
 
     def run(self, gm: fx.GraphModule) -> fx.GraphModule:
-        dump = Dump.for_graph(self.options.dump, self.graph.number)
+        dump = Dump.for_graph(self.options.dump, self.graph.number, self.listener)
         examples = placeholder_examples(gm)
         captured = capture(gm, examples)
         if specialised := specialise_head_dims(captured.graph_module):
@@ -48,7 +51,8 @@ class Compilation:
         exported = export_graph(imported.module, imported, lambda op: sites[op].number, captured.graph_module)
         restore_mutations(exported, captured.signature)
         self._report(imported, sites, context)
-        dump.step("graph.py", exported.print_readable(print_output=False))
+        if dump.wanted:
+            dump.step("main", "graph", "py", exported.print_readable(print_output=False))
         dump.file("report.json", Report([self.graph]).to_json())
         return exported
 
@@ -58,11 +62,9 @@ class Compilation:
         """Raise, and once more without the sites that turned out to have no kernel, until all have one."""
         while True:
             imported = import_graph(captured.graph_module, self._is_hidden)
-            dump.module("aten", imported.module)
+            dump.module("main", "aten", imported.module)
             context = PassContext()
-            for name in RAISE:
-                PASSES[name]().run(imported.module, context)
-                dump.module(name, imported.module)
+            PassPipeline(RAISE).run(imported.module, context, RunSettings(observe=_dumping(dump)))
             sites, failures = self._compile_sites(imported, examples, dump)
             if not failures:
                 return imported, sites, context
@@ -79,12 +81,17 @@ class Compilation:
         for op in [op for op in imported.module.walk() if AttentionOp.match(op)]:
             name = f"attention_{self.graph.number}_{len(sites)}"
             try:
-                backend, why = backend_for(self.options.backend, examples)
+                backend, why = self._backend(examples)
                 module = outline(op, name)
                 sites[op] = self._compiled(name, module, backend, why, dump)
             except CompileError as problem:
                 failures[op.location] = problem.diagnostics[0].message
         return sites, failures
+
+    def _backend(self, examples: Sequence[Any]) -> tuple[str, str]:
+        if self.device:
+            return "triton", f"triton, compiled for {self.device} and not run"
+        return backend_for(self.options.backend, examples)
 
     def _compiled(self, name: str, module: Operation, backend: str, why: str, dump: Dump) -> Site:
         options = replace(self.options, backend=backend)
@@ -93,9 +100,11 @@ class Compilation:
             compiled = self.compile_site(module, options)
             _kernels[key] = (compiled, register_site(compiled.runner))
         compiled, number = _kernels[key]
-        dump.module(name, module)
-        for file, text in compiled.files.items():
-            dump.step(f"{name}.{file}", text)
+        self.compiled[name] = compiled
+        dump.module(name, "outline", module)
+        for step, text in compiled.steps:
+            dump.step(name, step, "mlir", text)
+        dump.step(name, "kernel", "py", compiled.kernel_source)
         return Site(name, compiled, number, why)
 
     def _report(self, imported: Imported, sites: Mapping[Operation, Site], context: PassContext) -> None:
@@ -141,3 +150,13 @@ def backend_for(wanted: str, examples: Sequence[Any]) -> tuple[str, str]:
     if kind == "cuda":
         return "triton", "triton, because tensors are on a GPU"
     return "interpret", "interpret: Triton's interpreter, for correctness only, because tensors are on the cpu"
+
+
+def _dumping(dump: Dump) -> Observer:
+    """An observer that hands the IR after each pass to `dump`."""
+
+    def observe(moment: str, step: Pass, module: Operation) -> None:
+        if moment == "after":
+            dump.module("main", step.name, module)
+
+    return observe

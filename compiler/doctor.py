@@ -6,13 +6,12 @@ import argparse
 import importlib
 import importlib.metadata
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..ir.diagnostics import CompileError
-from ..version import VERSION
+from .version import VERSION
 
 PACKAGES = ("torch", "triton", "torch-mlir", "numpy", "lark", "transformers")
 OPTIONAL = ("torch-mlir", "transformers")
@@ -99,9 +98,12 @@ def _check_interpreter() -> str:
 
 
 def _check_offline() -> str:
-    from .offline_check import compile_sample
+    from ..ir.parser import parse_module
+    from .kernels import build_kernel
+    from .offline import compile_offline
 
-    return compile_sample("sm_90")
+    kernel = build_kernel(parse_module(_SAMPLE), "sm_90")
+    return compile_offline(kernel.triton, "sm_90").summary
 
 
 def _check_gpu() -> str:
@@ -113,7 +115,7 @@ def _check_gpu() -> str:
 
 
 def _check_cache() -> str:
-    from .triton_runtime import cache_directory
+    from .kernel_cache import cache_directory
 
     folder = cache_directory()
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,5 +137,14 @@ def _known_failures() -> list[Finding]:
     return found
 
 
-if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+_TENSOR = "tensor<?x?x?x64xf16, #attir.sym<B, H, {}>>"
+_Q, _K = _TENSOR.format("M"), _TENSOR.replace("H", "K").format("N")
+_LSE = "tensor<?x?x?xf32, #attir.sym<B, H, M>>"
+_SAMPLE = f"""
+"func.func"() <{{function_type = ({_Q}, {_K}, {_K}) -> {_Q}, sym_name = "sample"}}> ({{
+^bb0(%q: {_Q}, %k: {_K}, %v: {_K}):
+  %out, %lse = "attn.attention"(%q, %k, %v) <{{scale = 1.25e-01 : f32}}> ({{}}, {{}})
+    : ({_Q}, {_K}, {_K}) -> ({_Q}, {_LSE})
+  "func.return"(%out) : ({_Q}) -> ()
+}}) : () -> ()
+"""

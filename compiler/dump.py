@@ -4,34 +4,63 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from ..ir.core import Operation
 from ..ir.diagnostics import error
 from ..ir.printer import print_operation
 
 
+@dataclass(frozen=True)
+class Step:
+    """The text after one step: IR after a pass, or what was emitted.
+
+    `scope` is "main" for the whole graph or the name of a site, `name` the pass or stage, `kind`
+    the file's ending, `mlir` for IR.
+    """
+
+    graph: int
+    scope: str
+    name: str
+    kind: str
+    text: str
+
+
+Listener: TypeAlias = Callable[[Step], None]
+
+
 @dataclass
 class Dump:
-    """Numbers the files of one graph as they are written; without a directory it writes nothing."""
+    """Hands the steps of one graph on: to numbered files, where there is a directory, and to a listener."""
 
     directory: Path | None
+    graph: int = 0
+    listener: Listener | None = None
     count: int = 0
 
     @staticmethod
-    def for_graph(root: str | Path | None, graph: int) -> Dump:
-        return Dump(Path(root) / f"graph-{graph}" if root is not None else None)
+    def for_graph(root: str | Path | None, graph: int, listener: Listener | None = None) -> Dump:
+        return Dump(Path(root) / f"graph-{graph}" if root is not None else None, graph, listener)
 
-    def module(self, step: str, module: Operation) -> None:
-        """The IR after `step`, with locations, in a form that every tool here reads back."""
-        if self.directory is not None:
-            self.step(f"{step}.mlir", print_operation(module, locations=True))
+    @property
+    def wanted(self) -> bool:
+        return self.directory is not None or self.listener is not None
 
-    def step(self, name: str, text: str) -> None:
-        """A numbered file: `03-<name>`."""
-        self.file(f"{self.count:02}-{name}", text)
+    def module(self, scope: str, name: str, module: Operation) -> None:
+        """The IR after `name`, with locations, in a form that every tool here reads back."""
+        if self.wanted:
+            self.step(scope, name, "mlir", print_operation(module, locations=True))
+
+    def step(self, scope: str, name: str, kind: str, text: str) -> None:
+        """A numbered file: `03-attention_0_0.plan.mlir`, or `01-canonicalize.mlir` for the whole graph."""
+        prefix = "" if scope == "main" else f"{scope}."
+        self.file(f"{self.count:02}-{prefix}{name}.{kind}", text)
         self.count += 1
+        if self.listener is not None:
+            self.listener(Step(self.graph, scope, name, kind, text))
 
     def file(self, name: str, text: str) -> None:
         if self.directory is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,43 +14,28 @@ from ..ir.diagnostics import error, op_error
 from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.tile import KernelOp
 from ..ir.printer import print_operation
-from ..passes.analyze_mask import AnalyzeMask
-from ..passes.canonicalize import Canonicalize
-from ..passes.cse import CommonSubexpressionElimination
-from ..passes.dce import DeadCodeElimination
-from ..passes.lower_attention import LowerAttention
 from ..passes.manager import Pass, PassContext
-from ..passes.plan import PlanAttention
+from ..passes.pipeline import PassPipeline, RunSettings
 from .options import Options
+from .pipelines import LOWER, schedule
 from .sites import CompiledSite, Runner
 
 INTERPRETER = "interpret"
-
-
-def scheduling_passes(target: str) -> tuple[Pass, ...]:
-    """What decides how an attention runs on `target`, and leaves it an attention."""
-    return (AnalyzeMask(), PlanAttention(target), Canonicalize(), CommonSubexpressionElimination())
-
-
-def lowering_passes() -> tuple[Pass, ...]:
-    """From a scheduled attention to a kernel."""
-    return (LowerAttention(), Canonicalize(), CommonSubexpressionElimination(), DeadCodeElimination())
 
 
 @dataclass(frozen=True)
 class Kernel:
     """One attention as a Triton module for `target`, with every decision on the way.
 
-    `plan` is the schedule, `structure` what is known of the mask, `tile_text` the kernel in tile
-    IR, `group` the query heads for each key head.
+    `plan` is the schedule, `structure` what is known of the mask, `steps` the IR after every
+    pass, `group` the query heads for each key head.
     """
 
     target: str
     triton: TritonKernel
     plan: Mapping[str, Any]
     structure: Mapping[str, Any]
-    scheduled_text: str
-    tile_text: str
+    steps: tuple[tuple[str, str], ...]
     group: int
     has_lse: bool
 
@@ -75,13 +60,9 @@ class Site:
         return self.kernel.source
 
     @property
-    def files(self) -> Mapping[str, str]:
-        """The steps after outlining, each of which can be read again, and the kernel."""
-        return {
-            "scheduled.mlir": self.kernel.scheduled_text,
-            "tile.mlir": self.kernel.tile_text,
-            "py": self.kernel.source,
-        }
+    def steps(self) -> Sequence[tuple[str, str]]:
+        """The IR after each pass since outlining; each text can be read again."""
+        return self.kernel.steps
 
 
 _kernels: dict[tuple[str, str], Kernel] = {}
@@ -102,20 +83,22 @@ def build_kernel(module: Operation, target: str) -> Kernel:
 
 
 def _build(module: Operation, target: str) -> Kernel:
-    context = PassContext()
-    for step in scheduling_passes(target):
-        step.run(module, context)
+    context, steps = PassContext(), list[tuple[str, str]]()
+
+    def observe(moment: str, step: Pass, result: Operation) -> None:
+        if moment == "after":
+            steps.append((step.name, print_operation(result, locations=True)))
+
+    settings = RunSettings(observe=observe)
+    PassPipeline(schedule(target)).run(module, context, settings)
     attention = next((AttentionOp(op) for op in module.walk() if AttentionOp.match(op)), None)
     if attention is None:
         op_error(module, "holds no attention to make a kernel of")
     group, has_lse = attention.group.value, bool(attention.lse.uses)
     plan, structure = readable(attention.schedule), readable(attention.structure)
-    scheduled = print_operation(module)
-    for step in lowering_passes():
-        step.run(module, context)
+    PassPipeline(LOWER).run(module, context, settings)
     lowered = next(op for op in module.walk() if KernelOp.match(op))
-    text = print_operation(module)
-    return Kernel(target, emit_kernel(lowered), plan, structure, scheduled, text, group, has_lse)
+    return Kernel(target, emit_kernel(lowered), plan, structure, tuple(steps), group, has_lse)
 
 
 def readable(hint: DictAttr | None) -> dict[str, Any]:

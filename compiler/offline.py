@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +49,7 @@ class OfflineKernel:
     def summary(self) -> str:
         """One line for people."""
         cores = ", ".join(f"{count} {opcode}" for opcode, count in self.matrix_instructions.items()) or "none"
-        spilled = f"{self.spills} spills" if self.spills else "no spills"
+        spilled = f"{self.spills} spills ({self.loop_spills} in loops)" if self.spills else "no spills"
         loops = f", loops of {' and '.join(map(str, self.loops))} instructions" if self.loops else ""
         return (
             f"{self.target}: {self.registers} registers, {spilled}, {self.shared} bytes of shared memory, "
@@ -75,10 +76,10 @@ def compile_offline(kernel: TritonKernel, target: str) -> OfflineKernel:
 
 
 def _compile(kernel: TritonKernel, target: str) -> Any:
-    import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    triton: Any = importlib.import_module("triton")
     if triton.knobs.runtime.interpret:
         raise error("TRITON_INTERPRET is set, and Triton then compiles nothing; unset it")
     arguments = _arguments(kernel)

@@ -2,5 +2,22 @@
 
 from __future__ import annotations
 
-RAISE: tuple[str, ...] = ("canonicalize", "raise-attention")
+from ..passes.analyze_mask import AnalyzeMask
+from ..passes.canonicalize import Canonicalize
+from ..passes.cse import CommonSubexpressionElimination
+from ..passes.dce import DeadCodeElimination
+from ..passes.lower_attention import LowerAttention
+from ..passes.manager import Pass
+from ..passes.plan import PlanAttention
+from ..passes.raise_attention import RaiseAttention
+
+RAISE: tuple[Pass, ...] = (Canonicalize(), RaiseAttention(), DeadCodeElimination())
 """From the captured graph to attn.attention."""
+
+LOWER: tuple[Pass, ...] = (LowerAttention(), Canonicalize(), CommonSubexpressionElimination(), DeadCodeElimination())
+"""From a scheduled attention to a kernel."""
+
+
+def schedule(target: str) -> tuple[Pass, ...]:
+    """What decides how an attention runs on `target`, and leaves it an attention."""
+    return (AnalyzeMask(), PlanAttention(target), Canonicalize(), CommonSubexpressionElimination())

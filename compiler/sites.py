@@ -22,8 +22,8 @@ B, H, K, M, N = (Symbol(name) for name in "BHKMN")
 class CompiledSite(Protocol):
     """A kernel for one outlined attention.
 
-    `plan` says how it was scheduled, `kernel_source` is its text, `files` are further texts worth
-    keeping, by file name.
+    `plan` says how it was scheduled, `kernel_source` is its text, `steps` are the passes it went
+    through with the IR after each.
     """
 
     @property
@@ -33,7 +33,7 @@ class CompiledSite(Protocol):
     @property
     def kernel_source(self) -> str: ...
     @property
-    def files(self) -> Mapping[str, str]: ...
+    def steps(self) -> Sequence[tuple[str, str]]: ...
 
 
 class SiteCompiler(Protocol):

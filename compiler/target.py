@@ -117,13 +117,13 @@ def _hugging_face(model_type: str, config: dict[str, Any]) -> Target:
         transformers: Any = importlib.import_module("transformers")
     except ImportError as problem:
         raise error(f"hf: targets need transformers: pip install 'attir[models]' ({problem})") from problem
-    known = list(transformers.CONFIG_MAPPING.keys())
+    known: list[str] = list(transformers.CONFIG_MAPPING.keys())
     if model_type not in known:
         raise error(f"transformers has no model type '{model_type}'{_close_to(model_type, known)}")
     blank = transformers.AutoConfig.for_model(model_type)
     unknown = [k for k in config if not hasattr(blank, k) and k != "attn_implementation"]
     if unknown:
-        raise error(f"a {model_type} config has no '{unknown[0]}'{_close_to(unknown[0], list(vars(blank)))}")
+        raise error(f"a {model_type} config has no '{unknown[0]}'{_close_to(unknown[0], sorted(blank.to_dict()))}")
     settings = {k: v for k, v in SMALL.items() if hasattr(blank, k)} | config
     torch.manual_seed(0)
     built = transformers.AutoConfig.for_model(model_type, **settings)

@@ -13,7 +13,7 @@ import importlib
 import itertools
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -62,7 +62,7 @@ class InterpretedKernel:
 
 
 @contextmanager
-def language_switched_over() -> Iterator[None]:
+def language_switched_over() -> Generator[None]:
     """Make `triton.language` compute on numpy arrays, and put everything back afterwards."""
     import triton.language as tl
 

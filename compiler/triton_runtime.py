@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -66,11 +66,12 @@ class KernelRunner:
         if want_lse and not self.has_lse:
             raise error("this kernel was compiled without log-sum-exp, which is asked for")
         if k.shape[2] == 0:
-            return out.zero_(), lse.fill_(float("-inf"))
-        if out.numel() > 0 or lse.numel() > 0:
+            out.zero_()
+            lse.fill_(float("-inf"))
+        elif out.numel() > 0 or lse.numel() > 0:
             results = (out, lse) if self.has_lse else (out,)
             self._start((*tensors, *results))
-        return out, lse
+        return out, lse if want_lse else lse.new_empty(0)
 
     def _start(self, tensors: Sequence[torch.Tensor]) -> None:
         for bound in self.kernel.bounds:
@@ -142,7 +143,7 @@ def _on_device(device: torch.device) -> Any:
 
 def gpu_target(device: torch.device) -> str:
     """The name of the architecture of a GPU: `sm_90`, `gfx942`."""
-    properties: Any = torch.cuda.get_device_properties(device)
+    properties = cast(Any, torch.cuda).get_device_properties(device)
     if torch.version.hip is not None:
         return str(properties.gcnArchName).partition(":")[0]
     return f"sm_{properties.major}{properties.minor}"

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 from ...ir.attributes import FloatAttr, IntegerAttr, SplatAttr, bf16, element_type, f16, f32, i1, i32
 from ...ir.core import Operation
-from ...ir.diagnostics import op_error
 from ...ir.dialects.arith import CmpFOp, CmpIOp
-from .expression import Expression, call, cast, infix, literal, name, prefix
+from .expression import Expression, call, cast, infix, literal, prefix
 from .signs import never_negative
 from .writer import Emitter, KernelWriter
 

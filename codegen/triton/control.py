@@ -20,6 +20,8 @@ def for_loop(op: Operation, writer: KernelWriter) -> None:
         carried_variable(op, initial, argument, writer)
         for initial, argument in zip(view.initial, block.arguments[1:], strict=True)
     ]
+    entered = set(names) - writer.carried
+    writer.carried |= entered
     bounds = f"{lower}, {upper}" if step == "1" else f"{lower}, {upper}, {step}"
     with writer.scope():
         position = writer.fresh(block.arguments[0].name_hint, "i")
@@ -31,6 +33,7 @@ def for_loop(op: Operation, writer: KernelWriter) -> None:
             write_body(block, names, writer)
     for variable, result in zip(names, view.results, strict=True):
         writer.hold(variable, result, shape_of(result))
+    writer.carried -= entered
 
 
 def write_body(block: Block, names: Sequence[str], writer: KernelWriter) -> None:

@@ -77,7 +77,9 @@ def emit_kernel(kernel: Operation) -> TritonKernel:
         ]
     )
     warps, stages = view.num_warps.value, view.num_stages.value
-    return TritonKernel(view.sym_name.value, source, tuple(writer.tensor_types), parameters, warps, stages, offset_bounds(writer))
+    return TritonKernel(
+        view.sym_name.value, source, tuple(writer.tensor_types), parameters, warps, stages, offset_bounds(writer)
+    )
 
 
 def _header(kernel: KernelOp) -> str:

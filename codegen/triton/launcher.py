@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import wrap
 
 from ...ir.attributes import IntegerAttr
 from ...ir.core import Operation, Value
@@ -22,7 +23,7 @@ def launcher_text(writer: KernelWriter, parameters: Sequence[Parameter]) -> str:
     passed = list(sizes)
     grid = _grid(writer, sizes)
     options = f"num_warps={kernel.num_warps.value}, num_stages={kernel.num_stages.value}"
-    lines = [f"def launch({', '.join(arguments)}, {options}):", f'    """{_summary(writer)}"""']
+    lines = [f"def launch({', '.join(arguments)}, {options}):", *_summary(writer)]
     lines += [f"    {size.name} = {size.value}" for size in sizes.values()]
     lines += [f"    grid = {grid}", f"    {kernel.sym_name.value}[grid]("]
     lines += filled(arguments)
@@ -32,12 +33,13 @@ def launcher_text(writer: KernelWriter, parameters: Sequence[Parameter]) -> str:
     return "\n".join([*lines, "    )", ""])
 
 
-def _summary(writer: KernelWriter) -> str:
+def _summary(writer: KernelWriter) -> list[str]:
+    """The docstring: what shape each tensor has."""
     shapes = [
         f"{argument} ({', '.join('?' if d is None else str(d) for d in type_.shape)})"
         for argument, type_ in zip(writer.arguments, writer.tensor_types, strict=True)
     ]
-    return f"Start the kernel on tensors {', '.join(shapes)}."
+    return ['    """Start the kernel.', "", *(f"    {line}" for line in wrap(", ".join(shapes), 92)), '    """']
 
 
 def _grid(writer: KernelWriter, sizes: dict[str, Parameter]) -> str:

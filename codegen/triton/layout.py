@@ -13,7 +13,7 @@ def wrapped(line: str) -> list[str]:
         return [line]
     start = _opening(line)
     indent = line[: len(line) - len(line.lstrip())]
-    arguments = split_arguments(line[start + 1 : -1])
+    arguments = split_outside_parentheses(line[start + 1 : -1], ",")
     if len(arguments) < 2:
         return [line]
     inner = indent + "    "
@@ -23,9 +23,18 @@ def wrapped(line: str) -> list[str]:
 
 
 def wrapped_argument(line: str) -> list[str]:
-    """One argument on its own line, broken again where it is itself too long a call."""
-    *first, last = wrapped(line)
+    """One argument on its own line, broken again where it is a call or a sum that is still too long."""
+    *first, last = wrapped(line) if line.endswith(")") else _split_sum(line)
     return [*first, last + ","]
+
+
+def _split_sum(line: str) -> list[str]:
+    """A long sum inside parentheses, one term a line."""
+    indent = line[: len(line) - len(line.lstrip())]
+    terms = split_outside_parentheses(line.strip(), " + ")
+    if len(line) <= COLUMNS or len(terms) < 2:
+        return [line]
+    return [indent + terms[0], *(f"{indent}+ {term}" for term in terms[1:])]
 
 
 def _opening(line: str) -> int:
@@ -38,14 +47,14 @@ def _opening(line: str) -> int:
     return len(line) - 1
 
 
-def split_arguments(text: str) -> list[str]:
-    """Split at the commas outside any parentheses."""
+def split_outside_parentheses(text: str, separator: str) -> list[str]:
+    """Split at every `separator` outside any parentheses."""
     parts, depth, start = list[str](), 0, 0
     for position, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")
-        if character == "," and depth == 0:
+        if depth == 0 and text.startswith(separator, position):
             parts.append(text[start:position].strip())
-            start = position + 1
+            start = position + len(separator)
     return [*parts, text[start:].strip()]
 
 

@@ -12,7 +12,7 @@ LIBRARY: Mapping[str, str] = {
     "tanh": '''
 @triton.jit
 def tanh(x):
-    """Series near zero, where 1 - exp(-2|x|) would cancel; the exponential elsewhere, which saturates."""
+    """A series near zero, where 1 - exp(-2|x|) would cancel; elsewhere exp, which saturates."""
     square = x * x
     series = 62.0 / 2835.0 + square * (-1382.0 / 155925.0)
     series = -17.0 / 315.0 + square * series

@@ -144,14 +144,15 @@ def gather(op: Operation, writer: KernelWriter) -> None:
     masked = view.masked is not None
     indices = [writer.operand(v) for v in (view.indices[:-1] if masked else view.indices)]
     pointers = element_pointers(writer, view.source, indices)
+    default = f"{writer.arguments[argument_of(view.source, writer).argument]}_value"
     if not masked:
-        writer.assign(op, Expression(call("tl.load", pointers).text, shape=pointers.shape))
+        writer.assign(op, Expression(call("tl.load", pointers).text, shape=pointers.shape), default)
         return
     mask = writer.operand(view.indices[-1])
     if mask.shape != pointers.shape and prod(mask.shape) >= prod(pointers.shape):
         pointers = spread(pointers, combine("", [pointers, mask], 0).shape)
     text = call("tl.load", pointers, f"mask={mask.text}", f"other={zero_of(op.result)}").text
-    writer.assign(op, Expression(text, shape=pointers.shape))
+    writer.assign(op, Expression(text, shape=pointers.shape), default)
 
 
 def spread(x: Expression, shape: tuple[int, ...]) -> Expression:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import keyword
 import linecache
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +70,7 @@ class KernelWriter:
         default_factory=dict[tuple[Value, tuple[int, ...]], Expression]
     )
     kept: set[str] = field(default_factory=set[str])
+    carried: set[str] = field(default_factory=set[str])
     location: Location = UNKNOWN
 
     def __post_init__(self) -> None:
@@ -160,9 +161,15 @@ class KernelWriter:
         return variable
 
     def variable_for(self, op: Operation, shape: tuple[int, ...], default: str = "") -> str:
-        """A name for the result of `op`: that of a value which ends here, if it is the same word."""
+        """A name for the result of `op`: that of a value which ends here, if it is the same word.
+
+        A result without a word of its own takes that of an operand which ends here.
+        """
         value = op.result
-        for wanted in (self.targets.get(value), value.name_hint):
+        similar = (
+            [] if default or value.name_hint else [self.operand(v).text for v in op.operands if v.type == value.type]
+        )
+        for wanted in (self.targets.get(value), value.name_hint, *similar):
             if wanted is not None and self._can_reuse(wanted, op, shape):
                 self.readers[wanted] = []
                 return wanted
@@ -172,13 +179,12 @@ class KernelWriter:
         """Whether nothing after `op` reads what `variable` holds, and it is a variable of this block."""
         readers = self.readers.get(variable, [])
         holder = next((r for r in readers if self.environment[r].text == variable), None)
-        return (
-            holder is not None
-            and variable not in self.kept
-            and element_type(holder.type) == element_type(op.result.type)
-            and self.environment[holder].shape == shape
-            and all(_block_of(r) is op.parent and ends_at(r, op) for r in readers)
-        )
+        if holder is None or variable in self.kept:
+            return False
+        same = element_type(holder.type) == element_type(op.result.type) and self.environment[holder].shape == shape
+        if variable in self.carried and not same:
+            return False
+        return all(_block_of(r) is op.parent and ends_at(r, op) for r in readers)
 
     def hold(self, variable: str, value: Value, shape: tuple[int, ...]) -> None:
         """From here on `variable` holds `value` and nothing else."""
@@ -186,7 +192,7 @@ class KernelWriter:
         self.alias(value, name(variable, shape))
 
     @contextmanager
-    def scope(self) -> Iterator[None]:
+    def scope(self) -> Generator[None]:
         """A loop: names that appear inside it are free again afterwards."""
         before = set(self.taken)
         yield
@@ -195,7 +201,7 @@ class KernelWriter:
         self.taken = before | self.kept
 
     @contextmanager
-    def indented(self) -> Iterator[None]:
+    def indented(self) -> Generator[None]:
         self.depth += 1
         yield
         self.depth -= 1

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 
 from attir.codegen.triton import emit_triton
 from attir.compiler.triton_runtime import load_kernel
-from attir.ir.attributes import DenseArrayAttr, FunctionType, IntegerAttr, StringAttr, TensorType, Type, element_type, index
+from attir.ir.attributes import (
+    DenseArrayAttr,
+    FunctionType,
+    IntegerAttr,
+    StringAttr,
+    TensorType,
+    Type,
+    element_type,
+    index,
+)
 from attir.ir.builder import Builder
 from attir.ir.core import Block, Operation, Region, Value
 from attir.ir.dialects import tile
@@ -59,6 +69,11 @@ def iota(builder: Builder, length: int = LENGTH) -> Value:
 
 def program_id(builder: Builder, axis: int = 0) -> Value:
     return builder.create(tile.ProgramIdOp, [], [index], {"axis": IntegerAttr(axis)}, name="pid").out
+
+
+def numbers(tensor: torch.Tensor) -> list[Any]:
+    """The elements of a tensor as Python numbers."""
+    return cast(Any, tensor).tolist()
 
 
 def run(kernel: Operation, *tensors: torch.Tensor) -> str:

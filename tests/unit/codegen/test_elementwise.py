@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from unit.codegen.kernels import Body, iota, row_kernel, run
+from unit.codegen.kernels import Body, iota, numbers, row_kernel, run
 
 from attir.ir.attributes import (
     Attribute,
@@ -149,8 +149,8 @@ def test_comparisons_of_floats_treat_nan_as_named(predicate: str) -> None:
     x, y = torch.tensor([a for a in values for _ in values]), torch.tensor([b for _ in values for b in values])
     attr = arith.CmpFOp.predicate_attr(predicate)
     actual = computed(apply(arith.CmpFOp, i1, predicate=attr), [x, y], [f32, f32], i1)
-    expected = [CMPF_EXPECTED[predicate](a, b) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
-    assert actual.tolist() == expected
+    expected = [CMPF_EXPECTED[predicate](a, b) for a, b in zip(numbers(x), numbers(y), strict=True)]
+    assert numbers(actual) == expected
 
 
 @pytest.mark.parametrize("predicate", arith.CMPI_PREDICATES)
@@ -166,8 +166,8 @@ def test_comparisons_of_integers_signed_or_not(predicate: str, dtype: IntegerTyp
     }  # fmt: skip
     wrap = 1 << dtype.width if predicate.startswith("u") else 0
     operator = operators[predicate.removeprefix("s").removeprefix("u")]
-    pairs = zip(x.tolist(), y.tolist(), strict=True)
-    assert actual.tolist() == [operator(a % wrap if wrap else a, b % wrap if wrap else b) for a, b in pairs]
+    pairs = zip(numbers(x), numbers(y), strict=True)
+    assert numbers(actual) == [operator(a % wrap if wrap else a, b % wrap if wrap else b) for a, b in pairs]
 
 
 INTEGER: dict[str, tuple[type[Op], Callable[[int, int], int]]] = {
@@ -193,7 +193,7 @@ def test_functions_of_two_integers(name: str, dtype: IntegerType) -> None:
     y = [1, -1, 2, -2, 3, -3, 7, -100] * 8
     tensors = [torch.tensor(v, dtype=TORCH[dtype]) for v in (x, y)]
     actual = computed(apply(kind), tensors, [dtype, dtype], dtype)
-    assert actual.tolist() == [exact(a, b) for a, b in zip(x, y, strict=True)]
+    assert numbers(actual) == [exact(a, b) for a, b in zip(x, y, strict=True)]
 
 
 def test_absolute_integers() -> None:

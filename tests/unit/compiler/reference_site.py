@@ -24,7 +24,7 @@ class ReferenceSite:
     runner: Runner
     kernel_source: str
     plan: Mapping[str, Any] = field(default_factory=lambda: {"block_m": 64})
-    files: Mapping[str, str] = field(default_factory=dict[str, str])
+    steps: Sequence[tuple[str, str]] = ()
 
 
 def reference_site(module: Operation, options: Options) -> ReferenceSite:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attir.compiler.dump import Dump, write_whole
+from attir.compiler.dump import Dump, Step, write_whole
 from attir.ir.core import Block, Operation, Region
 from attir.ir.diagnostics import CompileError
 from attir.ir.printer import print_operation
@@ -18,15 +18,21 @@ def empty_module() -> Operation:
 
 def test_files_are_numbered_in_the_order_of_steps(tmp_path: Path) -> None:
     dump = Dump.for_graph(tmp_path, 3)
-    dump.module("aten", empty_module())
-    dump.step("graph.py", "pass\n")
-    assert sorted(p.name for p in (tmp_path / "graph-3").iterdir()) == ["00-aten.mlir", "01-graph.py"]
+    dump.module("main", "aten", empty_module())
+    dump.step("attention_3_0", "kernel", "py", "pass\n")
+    assert sorted(p.name for p in (tmp_path / "graph-3").iterdir()) == ["00-aten.mlir", "01-attention_3_0.kernel.py"]
     assert (tmp_path / "graph-3" / "00-aten.mlir").read_text() == print_operation(empty_module())
+
+
+def test_a_listener_hears_of_every_step() -> None:
+    heard: list[Step] = []
+    Dump.for_graph(None, 1, heard.append).module("main", "aten", empty_module())
+    assert [(s.graph, s.scope, s.name, s.kind) for s in heard] == [(1, "main", "aten", "mlir")]
 
 
 def test_without_a_directory_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Dump.for_graph(None, 0).module("aten", empty_module())
+    Dump.for_graph(None, 0).module("main", "aten", empty_module())
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,234 @@
+"""`attir compile`: captures a target, fuses its attention, shows any step, checks the result.
+
+IR and kernels go to stdout, everything said about them to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..cost_model.devices import INTERPRETER, TARGETS
+from ..ir.diagnostics import CompileError, error
+from ..passes.registry import PASSES
+from .dump import Step, write_whole
+from .input_spec import parse_input
+from .target import load_target, parse_config
+
+if TYPE_CHECKING:
+    from .backend import Backend
+    from .offline import OfflineKernel
+
+STAGES = ("aten", "attn", "tile", "triton")
+ASSEMBLIES = ("ttir", "ttgir", "llir", "ptx", "cubin", "amdgcn", "hsaco")
+DEVICES = tuple(name for name in TARGETS if name != INTERPRETER)
+EVERY = "*"
+_LOCATION = re.compile(r' loc\("(?:[^"\\]|\\.)*":\d+:\d+\)')
+DEFAULT_TARGET = "sm_90"
+
+
+def run(argv: Sequence[str]) -> int:
+    """`attir compile` of the command line."""
+    parser = argument_parser("attir compile", __doc__)
+    add = parser.add_argument
+    add("--target", choices=DEVICES, help=f"compile kernels for this device, without one ({DEFAULT_TARGET})")
+    add("--emit", choices=(*STAGES, *ASSEMBLIES), metavar="STAGE", help=f"print {', '.join((*STAGES, *ASSEMBLIES))}")
+    add("--output", "-o", metavar="FILE", help="write what --emit shows to a file")
+    add("--check", action="store_true", help="run the result and compare it with eager PyTorch")
+    for moment in ("before", "after"):
+        add(f"--print-ir-{moment}", action="append", nargs="?", const=EVERY, default=[], metavar="PASS")
+    add("--print-ir-after-all", action="store_true", help="the same as --print-ir-after")
+    add("--print-ir-after-change", action="store_true", help="print IR after the passes that changed it")
+    return _Session(parser.parse_args(argv)).run()
+
+
+def argument_parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """What every command that captures a target understands."""
+    parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
+    add = parser.add_argument
+    add("subject", metavar="TARGET", help="file.py:object, package.module:object or hf:MODEL_TYPE")
+    add("--config", default="", metavar="K=V,...", help="settings of an hf: model")
+    add(
+        "--input", action="append", default=[], metavar="NAME=DTYPE[SIZES]", help="q=f16[2,8,s,64]; letters are dynamic"
+    )
+    add("--strict", action="store_true", help="an attention that is not fused is an error")
+    add("--rest", default="eager", help="what runs everything but attention: eager or inductor")
+    add("--dump", metavar="DIR", help="write the IR of every step, the kernels and the graph there")
+    return parser
+
+
+@dataclass
+class Capture:
+    """A target, called once through attir's backend."""
+
+    arguments: argparse.Namespace
+    executes: bool
+    target_device: str = "interpret"
+    steps: list[Step] = field(default_factory=list[Step])
+
+    def run(self) -> tuple[Backend, Any, Any]:
+        """Compile and call the target; return the backend with its report, the result, and a call of eager."""
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the interpreter's small products only wait for threads
+        import torch
+
+        from .backend import Backend
+        from .input_spec import make_inputs
+        from .options import Options
+        from .without_running import kernels_for
+
+        arguments = self.arguments
+        specs = [parse_input(text) for text in arguments.input]
+        target = load_target(arguments.subject, parse_config(arguments.config))
+        specs = specs or list(target.default_inputs)
+        if not specs:
+            raise error(f"'{arguments.subject}' needs inputs: --input NAME=DTYPE[SIZE,...] for each tensor it takes")
+        positional, named = make_inputs(specs, largest_integer=target.largest_integer)
+        options = Options(strict=arguments.strict, rest=arguments.rest, dump=arguments.dump)
+        compile_site = None if self.executes else kernels_for(self.target_device)
+        device = "" if self.executes else self.target_device
+        backend = Backend(options, compile_site, self.steps.append, device)
+        # Dynamo logs what fails inside it at length; the one line below says it.
+        logging.getLogger("torch").setLevel(logging.CRITICAL)
+        compiled: Any = torch.compile(target.call, backend=backend)  # pyright: ignore[reportUnknownMemberType]
+
+        def eager() -> Any:
+            with torch.no_grad():
+                return target.call(*positional, **named)
+
+        try:
+            with torch.no_grad():
+                return backend, compiled(*positional, **named), eager
+        except CompileError:
+            raise
+        except Exception as problem:  # the user's function, or PyTorch on its behalf
+            raise _failed_call(problem, eager) from problem
+
+
+def _failed_call(problem: Exception, eager: Callable[[], Any]) -> CompileError:
+    """Why a call failed: in the target's own words where it fails without attir as well."""
+    try:
+        eager()
+    except Exception as own:  # whatever the user's function raises
+        return error(f"the target fails in eager PyTorch, too: {type(own).__name__}: {_first_line(own)}")
+    return error(f"calling the compiled target failed: {type(problem).__name__}: {_first_line(problem)}")
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [""])[0]
+
+
+@dataclass
+class _Session:
+    """One invocation of `attir compile`."""
+
+    arguments: argparse.Namespace
+
+    def run(self) -> int:
+        arguments = self.arguments
+        self._check_pass_names()
+        device = arguments.target or DEFAULT_TARGET
+        if arguments.check and arguments.target:
+            raise error("--check runs the kernels here, and --target compiles them for a device that is not; use one")
+        capture = Capture(arguments, executes=arguments.check, target_device=device)
+        print(f"capturing {arguments.subject}", file=sys.stderr)
+        backend, result, eager = capture.run()
+        self._print_steps(capture.steps)
+        compiled = self._offline(backend, device) if self._needs_offline() else {}
+        for name, kernel in compiled.items():
+            print(f"{name} for {kernel.summary}", file=sys.stderr if arguments.emit else sys.stdout)
+        if arguments.emit:
+            self._emit(capture.steps, compiled)
+        elif not compiled:
+            print(backend.report)
+        if arguments.dump:
+            print(f"every step lies in {arguments.dump}", file=sys.stderr)
+        return self._check(result, eager) if arguments.check else 0
+
+    def _needs_offline(self) -> bool:
+        emit = self.arguments.emit
+        return (emit is not None and emit not in STAGES) or (self.arguments.target is not None and emit is None)
+
+    def _check_pass_names(self) -> None:
+        for wanted in (*self.arguments.print_ir_before, *self.arguments.print_ir_after):
+            if wanted != EVERY and wanted not in PASSES:
+                raise error(f"unknown pass '{wanted}' (there are {', '.join(sorted(PASSES))})")
+
+    # --- IR
+
+    def _print_steps(self, steps: Sequence[Step]) -> None:
+        last: dict[tuple[int, str], str] = {}
+        for step in (s for s in steps if s.kind == "mlir"):
+            key = step.graph, step.scope
+            text, before = _LOCATION.sub("", step.text), last.get(key)
+            arguments = self.arguments
+            if before is not None and (step.name in arguments.print_ir_before or EVERY in arguments.print_ir_before):
+                _to_stderr("before", step, before)
+            named = step.name in arguments.print_ir_after or EVERY in arguments.print_ir_after
+            changed = arguments.print_ir_after_change and before is not None and before != text
+            if named or arguments.print_ir_after_all or changed:
+                _to_stderr("after", step, text)
+            last[key] = text
+
+    def _emit(self, steps: Sequence[Step], compiled: dict[str, OfflineKernel]) -> None:
+        stage, output = self.arguments.emit, self.arguments.output
+        pieces = stage_texts(steps, stage) if stage in STAGES else [k.emit(stage) for k in compiled.values()]
+        if not pieces:
+            raise error(f"there is nothing to emit: no attention of '{self.arguments.subject}' was fused")
+        if isinstance(pieces[0], bytes) and not output:
+            raise error(f"{stage} is binary: name a file with --output")
+        separator = "// -----\n" if stage in STAGES[:3] else "\n"
+        whole = b"".join(p for p in pieces if isinstance(p, bytes)) or separator.join(
+            p for p in pieces if isinstance(p, str)
+        )
+        if isinstance(whole, bytes) and len(pieces) > 1:
+            raise error(f"{len(pieces)} kernels do not go into one {stage} file; emit ptx, or compile one attention")
+        if not output:
+            sys.stdout.write(str(whole))
+        elif isinstance(whole, bytes):
+            Path(output).write_bytes(whole)
+        else:
+            write_whole(Path(output), whole)
+
+    # --- kernels
+
+    def _offline(self, backend: Backend, device: str) -> dict[str, OfflineKernel]:
+        from .offline import compile_offline
+        from .without_running import distinct_kernels
+
+        kernels = distinct_kernels(backend)
+        if not kernels and self.arguments.emit is None:
+            print(backend.report)
+        for name in kernels:
+            print(f"compiling {name} for {device}", file=sys.stderr)
+        return {name: compile_offline(kernel.triton, device) for name, kernel in kernels.items()}
+
+    def _check(self, result: Any, eager: Any) -> int:
+        from .agreement import compare
+
+        agreement = compare(result, eager())
+        print(agreement)
+        return 0 if agreement.holds else 1
+
+
+def stage_texts(steps: Sequence[Step], stage: str) -> list[str]:
+    """The texts of one stage: whole graphs for aten and attn, one for each distinct kernel otherwise."""
+    if stage == "triton":
+        found = [s.text for s in steps if s.name == "kernel"]
+    else:
+        ends = {"aten": "aten", "attn": "dce", "tile": "dce"}
+        main = stage != "tile"
+        found = [s.text for s in steps if s.name == ends[stage] and s.kind == "mlir" and (s.scope == "main") == main]
+    return list(dict.fromkeys(_LOCATION.sub("", text) for text in found))
+
+
+def _to_stderr(moment: str, step: Step, text: str) -> None:
+    scope = "" if step.scope == "main" else f" of {step.scope}"
+    print(f"// ----- IR {moment} {step.name}{scope} -----", file=sys.stderr)
+    sys.stderr.write(text)

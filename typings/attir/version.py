@@ -1,1 +1,0 @@
-../../attir/version.py
