@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from ..ir.location import Location
@@ -28,18 +30,43 @@ class SiteReport:
     kernel_source: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{self.name}  {self.status}  {self.location}"]
-        if self.form:
-            lines.append(f"    computes  {self.form}")
-        if self.backend:
-            lines.append(f"    backend   {self.backend}")
-        if self.plan:
-            lines.append(f"    plan      {', '.join(f'{k}={v}' for k, v in self.plan.items())}")
+        lines = [f"{self.name}  {self.status}  {shortened(self.location)}"]
+        told = {"computes": self.form, "backend": self.backend, **_plan_lines(self.plan), "reason": self.reason}
         if self.kernel_source:
-            lines.append(f"    kernel    {len(self.kernel_source.splitlines())} lines (.kernel_source)")
-        if self.reason:
-            lines.append(f"    reason    {self.reason}")
+            told["kernel"] = f"{len(self.kernel_source.splitlines())} lines (.kernel_source)"
+        lines += [f"    {label:<10}{text}" for label, text in told.items() if text]
         return "\n".join(lines)
+
+
+def _plan_lines(plan: Mapping[str, Any]) -> dict[str, str]:
+    """A plan in words: its numbers, why these, and which keys a query row visits."""
+    numbers = ", ".join(f"{k}={v}" for k, v in plan.items() if k not in ("reason", "mask"))
+    return {"plan": numbers, "because": str(plan.get("reason", "")), "visits": _visited(plan.get("mask", {}))}
+
+
+def _visited(mask: Mapping[str, Any]) -> str:
+    """The keys n that the loops for query row m cover, from the bounds that mask analysis found."""
+    bounds = [
+        f"n {sign} {place}"
+        for name, sign, place in (
+            ("first", ">=", f"{mask.get('first')}"),
+            ("lower", ">=", _offset(mask.get("lower"))),
+            ("upper", "<=", _offset(mask.get("upper"))),
+            ("last", "<=", f"{mask.get('last')}"),
+        )
+        if mask.get(name) is not None
+    ]
+    opaque = "the mask is tested on each score" if mask.get("opaque") else ""
+    return "; ".join(filter(None, (f"keys with {' and '.join(bounds)}" if bounds else "", opaque)))
+
+
+def _offset(distance: Any) -> str:
+    return "m" if not distance else f"m {'+' if distance > 0 else '-'} {abs(distance)}"
+
+
+def shortened(location: str) -> str:
+    """`location` relative to the working directory where it lies in it."""
+    return location.removeprefix(f"{Path.cwd()}{os.sep}")
 
 
 @dataclass
