@@ -81,8 +81,8 @@ def to_layout(rows: Rows, lead: tuple[Dim, ...], views: Views, *, keep_heads: bo
     """Rows as (batch, head, position, dimension); heads may stay fewer than `lead` says for k and v."""
     value = views.permute(rows.value, rows.order)
     own = tensor_type(value).shape[:-2]
-    if len(own) == 1 and len(lead) > 1:
-        split = views.unflatten(value, 0, lead) if own[0] != 1 else value
+    if len(own) == 1 and _is_merged(own[0], lead):
+        split = views.unflatten(value, 0, lead)
         if split is None:
             return None
         value = split
@@ -93,6 +93,13 @@ def to_layout(rows: Rows, lead: tuple[Dim, ...], views: Views, *, keep_heads: bo
             return None
         value = views.flatten(value, 0, extra, lead[0])
     return _merge_lead(value, lead, views, keep_heads)
+
+
+def _is_merged(size: Dim, lead: tuple[Dim, ...]) -> bool:
+    """Whether one leading size holds all of `lead`, rather than being broadcast along all but the last."""
+    if len(lead) < 2 or size in (1, lead[-1]) and size is not None:
+        return False
+    return merged_size(lead) == size or not isinstance(size, int)
 
 
 def _merge_lead(value: Value, lead: tuple[Dim, ...], views: Views, keep_heads: bool) -> Value | None:

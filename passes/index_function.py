@@ -56,11 +56,20 @@ class IndexFunction:
         if operation is not None and operation.dialect == "aten" and len(operation.results) == 1:
             if (score := self.score_of(operation, coordinates)) is not None:
                 return score
-            view = AtenOp(operation)
-            rule = self.rules.get(view.packet)
-            if rule is not None and (found := rule(self, view, coordinates)) is not None:
+            rule = self.rules.get(AtenOp(operation).packet)
+            found = self._apply(rule, operation, coordinates) if rule is not None else None
+            if found is not None:
                 return found
         return self.load(value, coordinates)
+
+    def _apply(self, rule: Rule, operation: Operation, coordinates: Coordinates) -> Scalar | None:
+        """What a rule answers; the code it writes comes from where the operation comes from."""
+        builder = self.math.builder
+        before, builder.location = builder.location, operation.location
+        try:
+            return rule(self, AtenOp(operation), coordinates)
+        finally:
+            builder.location = before
 
     def load(self, value: Value, coordinates: Sequence[Value]) -> Value:
         """One element of a captured tensor."""

@@ -60,9 +60,11 @@ def raise_sdpa(call: AtenOp, rw: Rewriter) -> bool:
     if not isinstance(scale, int | float):
         return rw.no_match("the scale is not a constant")
     rows = [Rows(t, tuple(range(tensor_type(t).rank))) for t in (q, k, v)]
-    lead = _broadcast_lead([tensor_type(t).shape[:-2] for t in (q, k, v)], bool(call.argument("enable_gqa", False)))
+    mask = call.operand("attn_mask")
+    shapes = [tensor_type(t).shape[:-2] for t in (q, k, v, mask) if t is not None]
+    lead = _broadcast_lead(shapes, bool(call.argument("enable_gqa", False)))
     if lead is None:
-        return rw.no_match("the leading sizes of query, key and value do not broadcast")
+        return rw.no_match("the leading sizes of query, key, value and mask do not broadcast")
     parts = operands_of(rows, lead, Builder.before(call.operation))
     if isinstance(parts, str):
         return rw.no_match(parts)
@@ -276,12 +278,12 @@ def _finish(
 
 
 def _broadcast_lead(shapes: Sequence[tuple[Dim, ...]], gqa: bool) -> tuple[Dim, ...] | None:
-    """The leading sizes of the result of scaled_dot_product_attention; heads are q's under GQA."""
+    """The leading sizes that those of query, key, value and mask broadcast to; heads are q's under GQA."""
     rank = max(map(len, shapes))
     padded = [(1,) * (rank - len(s)) + s for s in shapes]
     lead: list[Dim] = []
     for axis in range(rank):
-        sizes = [s[axis] for s in padded[: 1 if gqa and axis == rank - 1 else 3]]
+        sizes = [s[axis] for s in padded[: 1 if gqa and axis == rank - 1 else None]]
         wide = {s for s in sizes if s != 1}
         if len(wide) > 1:
             return None

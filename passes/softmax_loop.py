@@ -108,6 +108,12 @@ class SoftmaxLoop:
         inner.create(YieldOp, after.values)
         step = builder.index(self.schedule.block_n)
         loop = builder.create(ForOp, [lower, upper, step, *start.values], types, regions=[Region([block])])
+        told = (
+            "key tiles that are kept whole"
+            if masking is None
+            else "key tiles that the mask or the end of the keys cuts"
+        )
+        loop.operation.attributes["about"] = StringAttr(told)
         for result, name in zip(loop.results, ("acc", "row_max", "row_sum"), strict=True):
             result.name_hint = name
         return Carried(*loop.results)

@@ -61,6 +61,21 @@ def _emit(
     captures: Mapping[Value, Value],
     valid: Mapping[int, Tile],
 ) -> Tile:
+    """Emit one op of a region, marked as coming from the user's line that it comes from."""
+    around, tiles.builder.location = tiles.builder.location, op.location
+    try:
+        return _emit_here(op, tiles, known, captures, valid)
+    finally:
+        tiles.builder.location = around
+
+
+def _emit_here(
+    op: Operation,
+    tiles: TileBuilder,
+    known: Mapping[Value, Tile],
+    captures: Mapping[Value, Value],
+    valid: Mapping[int, Tile],
+) -> Tile:
     if (extract := ExtractOp.match(op)) is not None:
         indices = [known[i] for i in extract.indices]
         return _gather(tiles, captures[extract.source], indices, valid, op.result.name_hint)

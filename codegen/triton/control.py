@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...ir.attributes import TensorType
+from ...ir.attributes import StringAttr, TensorType
 from ...ir.core import Block, Operation, Value
 from ...ir.dialects.scf import ForOp, IfOp, YieldOp
 from .expression import Expression
@@ -26,6 +26,8 @@ def for_loop(op: Operation, writer: KernelWriter) -> None:
     with writer.scope():
         position = writer.fresh(block.arguments[0].name_hint, "i")
         writer.hold(position, block.arguments[0], ())
+        if isinstance(about := op.attributes.get("about"), StringAttr):
+            writer.line(f"# {about.value}")
         writer.line(f"for {position} in range({bounds}):")
         for variable, argument in zip(names, block.arguments[1:], strict=True):
             writer.hold(variable, argument, shape_of(argument))

@@ -41,6 +41,7 @@ def attention(
     acc = tl.full([64, 64], 0.0, tl.float32)
     row_max = tl.full([64], float("-inf"), tl.float32)
     row_sum = tl.full([64], 0.0, tl.float32)
+    # key tiles that are kept whole
     for start_n in range(0, full_end, 128):
         k_tile = tl.load(k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets)
         k_t = tl.trans(k_tile)
@@ -57,6 +58,7 @@ def attention(
         p_cast = p.to(tl.float16)
         acc = tl.dot(p_cast, v_tile, acc, input_precision="ieee", out_dtype=tl.float32)
         row_max = new_max
+    # key tiles that the mask or the end of the keys cuts
     for start_n in range(full_end, end, 128):
         k_tile = tl.load(
             k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets,

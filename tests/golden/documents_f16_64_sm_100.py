@@ -45,6 +45,7 @@ def attention(
     acc = tl.full([64, 64], 0.0, tl.float32)
     row_max = tl.full([64], float("-inf"), tl.float32)
     row_sum = tl.full([64], 0.0, tl.float32)
+    # key tiles that the mask or the end of the keys cuts
     for start_n in range(0, N, 128):
         k_tile = tl.load(
             k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets,

@@ -49,6 +49,7 @@ def attention(
     acc = tl.full([64, 16], 0.0, tl.float32)
     row_max = tl.full([64], float("-inf"), tl.float32)
     row_sum = tl.full([64], 0.0, tl.float32)
+    # key tiles that are kept whole
     for start_n in range(0, full_end, 64):
         k_tile = tl.load(k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets)
         k_t = tl.trans(k_tile)
@@ -68,6 +69,7 @@ def attention(
         v_tile = tl.load(v_head + tl.cast(start_n, tl.int64) * stride_v_n + v_offsets)
         acc = tl.dot(p, v_tile, acc, input_precision="ieee", out_dtype=tl.float32)
         row_max = new_max
+    # key tiles that the mask or the end of the keys cuts
     for start_n in range(full_end, N, 64):
         k_tile = tl.load(
             k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets,

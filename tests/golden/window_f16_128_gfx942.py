@@ -44,6 +44,7 @@ def attention(
     acc = tl.full([128, 128], 0.0, tl.float32)
     row_max = tl.full([128], float("-inf"), tl.float32)
     row_sum = tl.full([128], 0.0, tl.float32)
+    # key tiles that the mask or the end of the keys cuts
     for start_n in range(begin, left_end, 64):
         k_tile = tl.load(
             k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets,
@@ -73,6 +74,7 @@ def attention(
         p_cast = p.to(tl.float16)
         acc = tl.dot(p_cast, v_tile, acc, input_precision="ieee", out_dtype=tl.float32)
         row_max = new_max
+    # key tiles that are kept whole
     for start_n in range(full_begin, full_end, 64):
         k_tile = tl.load(k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets)
         k_t = tl.trans(k_tile)
@@ -89,6 +91,7 @@ def attention(
         p_cast = p.to(tl.float16)
         acc = tl.dot(p_cast, v_tile, acc, input_precision="ieee", out_dtype=tl.float32)
         row_max = new_max
+    # key tiles that the mask or the end of the keys cuts
     for start_n in range(full_end, end, 64):
         k_tile = tl.load(
             k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets,
