@@ -8,12 +8,12 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test install lint types tests wheel clean
+.PHONY: demo test install lint types tests triton36 wheel clean
 
 demo: install
 	@$(BIN)/python examples/demo.py
 
-test: install lint types tests wheel
+test: install lint types tests triton36 wheel
 
 install: $(VENV)/.installed
 
@@ -32,9 +32,19 @@ types:
 tests:
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# Kernels, their emission and offline compilation once more with the oldest Triton supported.
+triton36: $(VENV)-triton36/.installed
+	$(VENV)-triton36/bin/python -m pytest -n 2 tests/numeric/test_triton_kernels.py tests/unit/codegen
+
+$(VENV)-triton36/.installed: pyproject.toml constraints-triton36.txt
+	$(PYTHON) -m venv $(VENV)-triton36
+	$(VENV)-triton36/bin/python -m pip install --quiet --requirement constraints-triton36.txt
+	$(VENV)-triton36/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
 # A wheel must carry the grammar and run without the checkout.
 wheel:
 	$(BIN)/python tests/packaging/check_wheel.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .attir
+	rm -rf $(VENV) $(VENV)-triton36 build dist *.egg-info .attir

@@ -74,7 +74,8 @@ class Backend:
     """Compiles the graphs of one callable and keeps the report about them.
 
     `compile_site` turns an outlined attention into a kernel; by default attir's own. `listener`
-    hears of every step. `device` names one that kernels are made for without running. `compiled` holds every site by name.
+    hears of every step. `device` names one that kernels are made for without running. `compiled`
+    holds every site by name.
     """
 
     options: Options
@@ -141,9 +142,14 @@ def _enables_grad(gm: fx.GraphModule) -> bool:
 
 
 def _raise_refusals(graph: GraphReport) -> None:
-    refused = [s for s in graph.sites if s.status == "refused"]
-    if refused:
-        raise BackendError(*(Diagnostic(_location(s), f"'{s.op}' was not fused: {s.reason}") for s in refused))
+    if refused := refusals(graph.sites):
+        raise BackendError(*refused)
+
+
+def refusals(sites: Sequence[SiteReport]) -> list[Diagnostic]:
+    """What to tell the user about the refused ones of `sites` where they are errors."""
+    refused = [s for s in sites if s.status == "refused"]
+    return [Diagnostic(_location(s), f"'{s.op}' was not fused: {s.reason}") for s in refused]
 
 
 def _location(site: SiteReport) -> Location:

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..cost_model.devices import INTERPRETER, TARGETS
 from ..ir.diagnostics import CompileError, error
+from ..ir.location import UNKNOWN
 from ..passes.registry import PASSES
-from .dump import Step, write_whole
+from .dump import Step, check_directory, write_whole
 from .input_spec import parse_input
+from .options import RESTS
 from .target import load_target, parse_config
+from .user_failure import FAILURES, failure
 
 if TYPE_CHECKING:
     from .backend import Backend
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 STAGES = ("aten", "attn", "tile", "triton")
 ASSEMBLIES = ("ttir", "ttgir", "llir", "ptx", "cubin", "amdgcn", "hsaco")
 DEVICES = tuple(name for name in TARGETS if name != INTERPRETER)
+BINARY = ("cubin", "hsaco")
 EVERY = "*"
 _LOCATION = re.compile(r' loc\("(?:[^"\\]|\\.)*":\d+:\d+\)')
 DEFAULT_TARGET = "sm_90"
@@ -46,7 +50,21 @@ def run(argv: Sequence[str]) -> int:
         add(f"--print-ir-{moment}", action="append", nargs="?", const=EVERY, default=[], metavar="PASS")
     add("--print-ir-after-all", action="store_true", help="the same as --print-ir-after")
     add("--print-ir-after-change", action="store_true", help="print IR after the passes that changed it")
-    return _Session(parser.parse_args(argv)).run()
+    arguments = parser.parse_args(argv)
+    if wrong := _conflict(arguments):
+        parser.error(wrong)
+    return _Session(arguments).run()
+
+
+def _conflict(arguments: argparse.Namespace) -> str:
+    """What makes options useless together, in words; empty where nothing does."""
+    if arguments.check and arguments.target:
+        return "--check runs the kernels here, and --target compiles them for a device that is not; use one"
+    if arguments.output and not arguments.emit:
+        return "--output is the file for what --emit shows; add --emit"
+    if arguments.emit in BINARY and not arguments.output:
+        return f"{arguments.emit} is binary: name a file with --output"
+    return ""
 
 
 def argument_parser(program: str, description: str | None) -> argparse.ArgumentParser:
@@ -59,7 +77,7 @@ def argument_parser(program: str, description: str | None) -> argparse.ArgumentP
         "--input", action="append", default=[], metavar="NAME=DTYPE[SIZES]", help="q=f16[2,8,s,64]; letters are dynamic"
     )
     add("--strict", action="store_true", help="an attention that is not fused is an error")
-    add("--rest", default="eager", help="what runs everything but attention: eager or inductor")
+    add("--rest", choices=RESTS, default="eager", help="what runs everything but attention")
     add("--dump", metavar="DIR", help="write the IR of every step, the kernels and the graph there")
     return parser
 
@@ -107,21 +125,17 @@ class Capture:
                 return backend, compiled(*positional, **named), eager
         except CompileError:
             raise
-        except Exception as problem:  # the user's function, or PyTorch on its behalf
-            raise _failed_call(problem, eager) from problem
+        except FAILURES as problem:  # the user's function, or PyTorch on its behalf
+            raise _failed_call(problem, eager, ", ".join(map(str, specs))) from problem
 
 
-def _failed_call(problem: Exception, eager: Callable[[], Any]) -> CompileError:
+def _failed_call(problem: BaseException, eager: Callable[[], Any], inputs: str) -> CompileError:
     """Why a call failed: in the target's own words where it fails without attir as well."""
     try:
         eager()
-    except Exception as own:  # whatever the user's function raises
-        return error(f"the target fails in eager PyTorch, too: {type(own).__name__}: {_first_line(own)}")
-    return error(f"calling the compiled target failed: {type(problem).__name__}: {_first_line(problem)}")
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip().splitlines() or [""])[0]
+    except FAILURES as own:
+        return failure(f"the target fails in eager PyTorch, too, on {inputs}", own)
+    return failure(f"calling the compiled target on {inputs} failed", problem)
 
 
 @dataclass
@@ -133,18 +147,22 @@ class _Session:
     def run(self) -> int:
         arguments = self.arguments
         self._check_pass_names()
+        from .backend import refusals
+
         device = arguments.target or DEFAULT_TARGET
-        if arguments.check and arguments.target:
-            raise error("--check runs the kernels here, and --target compiles them for a device that is not; use one")
+        if arguments.output:
+            check_directory(Path(arguments.output).parent)
         capture = Capture(arguments, executes=arguments.check, target_device=device)
         print(f"capturing {arguments.subject}", file=sys.stderr)
         backend, result, eager = capture.run()
         self._print_steps(capture.steps)
+        if not backend.compiled and (refused := refusals(backend.report.sites)):
+            raise CompileError(*refused)
         compiled = self._offline(backend, device) if self._needs_offline() else {}
         for name, kernel in compiled.items():
             print(f"{name} for {kernel.summary}", file=sys.stderr if arguments.emit else sys.stdout)
         if arguments.emit:
-            self._emit(capture.steps, compiled)
+            self._emit(capture.steps, compiled, backend)
         elif not compiled:
             print(backend.report)
         if arguments.dump:
@@ -176,13 +194,14 @@ class _Session:
                 _to_stderr("after", step, text)
             last[key] = text
 
-    def _emit(self, steps: Sequence[Step], compiled: dict[str, OfflineKernel]) -> None:
+    def _emit(self, steps: Sequence[Step], compiled: dict[str, OfflineKernel], backend: Backend) -> None:
         stage, output = self.arguments.emit, self.arguments.output
         pieces = stage_texts(steps, stage) if stage in STAGES else [k.emit(stage) for k in compiled.values()]
         if not pieces:
-            raise error(f"there is nothing to emit: no attention of '{self.arguments.subject}' was fused")
-        if isinstance(pieces[0], bytes) and not output:
-            raise error(f"{stage} is binary: name a file with --output")
+            notes = [(UNKNOWN, note) for graph in backend.report.graphs for note in graph.notes]
+            raise error(
+                f"there is nothing to emit: no attention was found in '{self.arguments.subject}'", UNKNOWN, *notes
+            )
         separator = "// -----\n" if stage in STAGES[:3] else "\n"
         whole = b"".join(p for p in pieces if isinstance(p, bytes)) or separator.join(
             p for p in pieces if isinstance(p, str)
@@ -191,8 +210,6 @@ class _Session:
             raise error(f"{len(pieces)} kernels do not go into one {stage} file; emit ptx, or compile one attention")
         if not output:
             sys.stdout.write(str(whole))
-        elif isinstance(whole, bytes):
-            Path(output).write_bytes(whole)
         else:
             write_whole(Path(output), whole)
 
@@ -221,10 +238,12 @@ def stage_texts(steps: Sequence[Step], stage: str) -> list[str]:
     """The texts of one stage: whole graphs for aten and attn, one for each distinct kernel otherwise."""
     if stage == "triton":
         found = [s.text for s in steps if s.name == "kernel"]
+    elif stage == "tile":
+        found = [s.text for s in steps if s.name == "dce" and s.scope != "main"]
     else:
-        ends = {"aten": "aten", "attn": "dce", "tile": "dce"}
-        main = stage != "tile"
-        found = [s.text for s in steps if s.name == ends[stage] and s.kind == "mlir" and (s.scope == "main") == main]
+        # A graph is raised again where an attention turned out to have no kernel: the last time counts.
+        end = "aten" if stage == "aten" else "dce"
+        found = list({s.graph: s.text for s in steps if s.name == end and s.scope == "main"}.values())
     return list(dict.fromkeys(_LOCATION.sub("", text) for text in found))
 
 

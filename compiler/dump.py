@@ -67,14 +67,23 @@ class Dump:
             write_whole(self.directory / name, text)
 
 
-def write_whole(path: Path, text: str) -> None:
+def check_directory(path: Path) -> None:
+    """Fail where files could not be put into `path`; it need not exist, and is not made."""
+    present = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not present.is_dir():
+        raise error(f"cannot write into {path}: {present} is not a directory")
+    if not os.access(present, os.W_OK | os.X_OK):
+        raise error(f"cannot write into {path}: {present} is not writable")
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old text or the new one, never a part."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
             Path(temporary).chmod(0o644)
             Path(temporary).replace(path)
         except BaseException:

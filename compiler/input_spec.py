@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..ir.diagnostics import CompileError, error
+from .user_failure import in_one_line
 
 if TYPE_CHECKING:
     import torch
@@ -78,8 +79,13 @@ def make_inputs(
     positional: list[torch.Tensor] = []
     named: dict[str, torch.Tensor] = {}
     for spec in specs:
+        if spec.name in named:
+            raise error(f"input '{spec.name}' is given twice")
         shape = [sizes[s] if isinstance(s, str) else s for s in spec.sizes]
-        tensor = _random(spec.dtype, shape, generator, largest_integer)
+        try:
+            tensor = _random(spec.dtype, shape, generator, largest_integer)
+        except (RuntimeError, TypeError, OverflowError) as problem:  # what PyTorch raises at sizes beyond all memory
+            raise error(f"cannot make input '{spec}': {in_one_line(problem)}") from problem
         for axis, size in enumerate(spec.sizes):
             if isinstance(size, str):
                 torch._dynamo.mark_dynamic(tensor, axis)  # pyright: ignore[reportPrivateUsage]

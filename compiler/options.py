@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.diagnostics import error
+from .dump import check_directory
 
 BACKENDS = ("auto", "interpret", "triton")
 RESTS = ("eager", "inductor")
@@ -49,6 +50,8 @@ class Options:
             _boolean("dynamic", self.dynamic)
         if str(self.dump) == "":
             raise error("dump must name a directory, but is empty")
+        if self.dump is not None:
+            check_directory(Path(self.dump))
 
 
 def _one_of(name: str, value: object, known: Collection[str]) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..ir.diagnostics import error
 from .input_spec import InputSpec
+from .user_failure import FAILURES, failure
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ def load_target(text: str, config: Mapping[str, Any] | None = None) -> Target:
         if not hasattr(found, part):
             raise error(f"'{place}' has no '{part}'{_close_to(part, dir(found))}")
         found = getattr(found, part)
+    if isinstance(found, type):
+        raise error(f"target '{text}' is a class; name a function, or an instance of it")
     if not callable(found):
         raise error(f"target '{text}' must be a function or a module, but is {type(found).__name__}")
     return Target(name, found)
@@ -57,7 +61,8 @@ def _from_file(path: Path) -> Any:
     assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
-    return _imported(str(path), lambda: _execute(spec.loader, module))
+    with _searched(path.parent):
+        return _imported(str(path), lambda: _execute(spec.loader, module))
 
 
 def _execute(loader: Any, module: Any) -> Any:
@@ -66,18 +71,26 @@ def _execute(loader: Any, module: Any) -> Any:
 
 
 def _from_package(name: str) -> Any:
-    sys.path.insert(0, str(Path.cwd()))
-    try:
+    with _searched(Path.cwd()):
         return _imported(name, lambda: importlib.import_module(name))
+
+
+@contextlib.contextmanager
+def _searched(folder: Path) -> Generator[None]:
+    """Modules in `folder` can be imported, as from a script that lies there."""
+    entry = str(folder.absolute())
+    sys.path.insert(0, entry)
+    try:
+        yield
     finally:
-        sys.path.pop(0)
+        sys.path.remove(entry)
 
 
 def _imported(name: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except Exception as problem:  # whatever the user's module raises while it is imported
-        raise error(f"'{name}' does not import: {type(problem).__name__}: {problem}") from problem
+    except FAILURES as problem:
+        raise failure(f"'{name}' does not import", problem) from problem
 
 
 def parse_config(text: str) -> dict[str, Any]:
@@ -126,15 +139,28 @@ def _hugging_face(model_type: str, config: dict[str, Any]) -> Target:
         raise error(f"a {model_type} config has no '{unknown[0]}'{_close_to(unknown[0], sorted(blank.to_dict()))}")
     settings = {k: v for k, v in SMALL.items() if hasattr(blank, k)} | config
     torch.manual_seed(0)
-    built = transformers.AutoConfig.for_model(model_type, **settings)
-    implementation = config.get("attn_implementation")
-    extra = {"attn_implementation": implementation} if implementation else {}
-    causal = type(built) in transformers.AutoModelForCausalLM._model_mapping
-    kind = transformers.AutoModelForCausalLM if causal and model_type != "bert" else transformers.AutoModel
-    model = kind.from_config(built, **extra).eval().requires_grad_(False)
+    try:
+        model = _built(transformers, model_type, settings)
+    except FAILURES as problem:  # each model type has its own demands
+        raise failure(
+            f"transformers cannot build a {model_type} model of {_assignments(settings)}", problem
+        ) from problem
     spread_weights(model)
     inputs = (InputSpec("input_ids", "i64", (2, 32)),)
-    return Target(model_type, model, inputs, getattr(built, "vocab_size", 100))
+    return Target(model_type, model, inputs, getattr(model.config, "vocab_size", 100))
+
+
+def _built(transformers: Any, model_type: str, settings: Mapping[str, Any]) -> Any:
+    config = transformers.AutoConfig.for_model(model_type, **settings)
+    implementation = settings.get("attn_implementation")
+    extra = {"attn_implementation": implementation} if implementation else {}
+    causal = type(config) in transformers.AutoModelForCausalLM._model_mapping
+    kind = transformers.AutoModelForCausalLM if causal and model_type != "bert" else transformers.AutoModel
+    return kind.from_config(config, **extra).eval().requires_grad_(False)
+
+
+def _assignments(settings: Mapping[str, Any]) -> str:
+    return ",".join(f"{key}={value}" for key, value in settings.items())
 
 
 def spread_weights(model: Any) -> None:

@@ -49,10 +49,10 @@ def in_double(model: Any) -> Any:
 
 
 def main() -> int:
-    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     llama = load_target("hf:llama", {"attn_implementation": "eager"}).call
-    tokens = torch.randint(0, 128, (2, 48))
-    q, k, v = (torch.randn(2, 4, 80, 64) for _ in range(3))
+    tokens = torch.randint(0, 128, (2, 48), generator=generator)
+    q, k, v = (torch.randn(2, 4, 80, 64, generator=generator) for _ in range(3))
     slopes = 2.0 ** -torch.arange(1.0, 5.0)
     agreed = [
         show("Llama: transformers, eager attention, two layers", llama, (tokens,), lambda out: out.logits),

@@ -8,26 +8,39 @@ from dataclasses import dataclass
 from ..ir.attributes import TensorType, bf16, f16, f32
 from ..ir.core import Operation, Value
 from ..ir.dialects.aten import AtenOp
-from .index_function import argument_list, tensor_type
+from .einsum import Einsum
+from .index_function import tensor_type
 from .views import permutation_of, repeated, same_elements
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A tensor read as rows: `order` permutes its axes to (lead..., row, contracted)."""
+    """A tensor read as rows: `order` permutes its axes to (lead..., row, contracted).
+
+    None stands for an axis of size 1 that the tensor does not have.
+    """
 
     value: Value
-    order: tuple[int, ...]
+    order: tuple[int | None, ...]
+
+    @staticmethod
+    def of(value: Value) -> Rows:
+        """A tensor as it lies."""
+        return Rows(value, tuple(range(tensor_type(value).rank)))
 
     @property
     def shape(self) -> TensorType:
         """The type of the rows, permuted."""
         type_ = tensor_type(self.value)
-        return type_.with_shape(*(type_.shape[i] for i in self.order))
+        return type_.with_shape(*(1 if i is None else type_.shape[i] for i in self.order))
 
     def swapped(self) -> Rows:
         """The same tensor read as columns."""
         return Rows(self.value, (*self.order[:-2], self.order[-1], self.order[-2]))
+
+    def before(self, source: Value, order: Sequence[int]) -> Rows:
+        """The same rows of the tensor whose axes were permuted by `order`."""
+        return Rows(source, tuple(None if i is None else order[i] for i in self.order))
 
 
 @dataclass(frozen=True)
@@ -42,52 +55,81 @@ class Contraction:
     def natural(self) -> bool:
         return self.out_order == tuple(range(len(self.out_order)))
 
+    def transposed(self) -> Contraction:
+        """The contraction whose result is that of this one with its last two axes swapped; for natural ones."""
+        return Contraction(self.rhs, self.lhs, self.out_order)
 
-def contraction_of(operation: Operation) -> Contraction | None:
-    """The matrix product that `operation` is; None for anything else."""
-    if operation.dialect != "aten" or len(operation.results) != 1:
+
+def is_product(operation: Operation) -> bool:
+    """Whether an operation is a matrix product, or may be one."""
+    return operation.dialect == "aten" and AtenOp(operation).packet in (*_PRODUCTS, "einsum")
+
+
+def score_product(operation: Operation) -> Contraction | None:
+    """The contraction whose result's last two axes are rows of its two tensors; None for anything else."""
+    if not is_product(operation) or len(operation.results) != 1:
         return None
     op = AtenOp(operation)
-    names = {
-        "matmul": ("self", "other"),
-        "bmm": ("self", "mat2"),
-        "mm": ("self", "mat2"),
-        "baddbmm": ("batch1", "batch2"),
-    }
-    if op.packet == "einsum":
-        return _einsum(op)
-    if op.packet not in names:
+    if op.packet != "einsum":
+        return _matrix_product(op)
+    einsum = Einsum.of(op)
+    if einsum is None or len(einsum.out) < 2:
         return None
-    lhs, rhs = (op.operand(name) for name in names[op.packet])
+    row, column = einsum.out[-2:]
+    if row in einsum.right and column in einsum.left:
+        einsum = einsum.swapped
+    return _contraction(einsum, row, column)
+
+
+def value_product(operation: Operation, weights: Value) -> Contraction | None:
+    """The contraction of the last axis of `weights` as they lie with another tensor; None for anything else."""
+    if not is_product(operation) or len(operation.results) != 1:
+        return None
+    op = AtenOp(operation)
+    if op.packet != "einsum":
+        product = _matrix_product(op)
+        return product if product is not None and op.packet != "baddbmm" and product.lhs.value is weights else None
+    einsum = Einsum.of(op)
+    if einsum is not None and einsum.tensors[0] is not weights:
+        einsum = einsum.swapped
+    if einsum is None or einsum.tensors[0] is not weights or len(einsum.left) < 2:
+        return None
+    columns = [c for c in einsum.right if c not in einsum.left]
+    product = _contraction(einsum, einsum.left[-2], columns[0]) if len(columns) == 1 else None
+    return product if product is not None and product.lhs == Rows.of(weights) else None
+
+
+_PRODUCTS = {
+    "matmul": ("self", "other"),
+    "bmm": ("self", "mat2"),
+    "mm": ("self", "mat2"),
+    "baddbmm": ("batch1", "batch2"),
+}
+
+
+def _matrix_product(op: AtenOp) -> Contraction | None:
+    lhs, rhs = (op.operand(name) for name in _PRODUCTS[op.packet])
     if lhs is None or rhs is None or min(tensor_type(lhs).rank, tensor_type(rhs).rank) < 2:
         return None
-    return Contraction(_rows(lhs), _rows(rhs).swapped(), tuple(range(tensor_type(op.out).rank)))
+    return Contraction(Rows.of(lhs), Rows.of(rhs).swapped(), tuple(range(tensor_type(op.out).rank)))
 
 
-def _rows(value: Value) -> Rows:
-    return Rows(value, tuple(range(tensor_type(value).rank)))
-
-
-def _einsum(op: AtenOp) -> Contraction | None:
-    equation, tensors = op.argument("equation"), argument_list(op.argument("tensors"))
-    if not isinstance(equation, str) or len(tensors) != 2 or "." in equation:
+def _contraction(einsum: Einsum, row: str, column: str) -> Contraction | None:
+    """The contraction over (lead..., row, column); an axis that one tensor lacks is broadcast along."""
+    if len(einsum.summed) != 1 or row in einsum.right or column in einsum.left:
         return None
-    inputs, arrow, out = equation.replace(" ", "").partition("->")
-    left, comma, right = inputs.partition(",")
-    if not arrow or not comma or any(len(set(t)) != len(t) for t in (left, right, out)):
-        return None
-    summed = [c for c in left if c in right and c not in out]
-    lead = [c for c in out if c in left and c in right]
-    rows = [[c for c in term if c not in lead and c not in summed] for term in (left, right)]
-    if len(summed) != 1 or any(len(r) != 1 for r in rows) or not all(isinstance(t, Value) for t in tensors):
-        return None
+    # Leading axes go as the weights or scores have them: those are the tensor, or the result.
+    names = [c for c in einsum.out if c not in (row, column)]
+    if set(names) <= set(einsum.left):
+        names.sort(key=einsum.left.index)
+    if column == einsum.out[-1] and row == einsum.out[-2]:
+        names = list(einsum.out[:-2])
     lhs, rhs = (
-        Rows(value, tuple(term.index(c) for c in (*lead, row[0], summed[0])))
-        for value, term, row in zip(tensors, (left, right), rows, strict=True)
-        if isinstance(value, Value)
+        Rows(value, tuple(term.index(c) if c in term else None for c in (*names, own, einsum.summed)))
+        for value, term, own in zip(einsum.tensors, (einsum.left, einsum.right), (row, column), strict=True)
     )
-    natural = [*lead, rows[0][0], rows[1][0]]
-    return Contraction(lhs, rhs, tuple(natural.index(c) for c in out))
+    natural = [*names, row, column]
+    return Contraction(lhs, rhs, tuple(natural.index(c) for c in einsum.out))
 
 
 @dataclass(frozen=True)
@@ -119,8 +161,9 @@ def _step(operand: Operand, heads: bool) -> Operand | None:
         return Operand(Rows(source, rows.order), operand.factor, operand.group)
     if (view := permutation_of(op)) is not None:
         source, order = view
-        return Operand(Rows(source, tuple(order[i] for i in rows.order)), operand.factor, operand.group)
-    if heads and len(rows.order) == 4 and (found := repeated(op, rows.order[1])) is not None:
+        return Operand(rows.before(source, order), operand.factor, operand.group)
+    head = rows.order[1] if heads and len(rows.order) == 4 else None
+    if head is not None and (found := repeated(op, head)) is not None:
         return Operand(Rows(found[0], rows.order), operand.factor, operand.group * found[1])
     if (scaled := _constant_factor(AtenOp(op))) is not None:
         return Operand(Rows(scaled[0], rows.order), operand.factor * scaled[1], operand.group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -33,6 +33,6 @@ def captured(function: Callable[..., Any], *inputs: torch.Tensor, dynamic: bool 
 
     torch._dynamo.reset()  # pyright: ignore[reportPrivateUsage]
     with torch.no_grad():
-        torch.compile(function, backend=backend, dynamic=dynamic)(*inputs)
+        cast(Any, torch).compile(function, backend=backend, dynamic=dynamic)(*inputs)
     (call,) = found
     return call
