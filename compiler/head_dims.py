@@ -18,13 +18,17 @@ _PRODUCTS = ("matmul", "bmm", "baddbmm", "mm", "einsum")
 
 
 def specialise_head_dims(graph_module: fx.GraphModule) -> int:
-    """Fix the last sizes of every query, key and value in a graph; return how many were symbolic."""
+    """Fix the last sizes of every query, key and value in a graph; return how many were symbolic.
+
+    Numbers of heads that differ between two of them are fixed as well: their ratio is compiled in.
+    """
     widths: list[Any] = []
     for node in graph_module.graph.nodes:
         if _packet(node) == "scaled_dot_product_attention":
-            widths += [_last_size(argument) for argument in node.args[:3]]
+            widths += [_last_size(argument) for argument in node.args[:3]] + _different_heads(node)
         elif _packet(node) in _SOFTMAX:
-            widths += [_last_size(p.args[0]) for p in _nearest_products(node, forward=False)]
+            products = _nearest_products(node, forward=False)
+            widths += [size for p in products for size in (_last_size(p.args[0]), *_different_heads(p))]
             widths += [_last_size(p) for p in _nearest_products(node, forward=True)]
     symbolic = [w for w in widths if isinstance(w, torch.SymInt) and known_number(w) is None]
     for width in symbolic:
@@ -40,6 +44,13 @@ def _packet(node: fx.Node) -> str:
 def _last_size(argument: Any) -> Any:
     example = argument.meta.get("val") if isinstance(argument, fx.Node) else None
     return example.shape[-1] if isinstance(example, torch.Tensor) and example.dim() else None
+
+
+def _different_heads(product: fx.Node) -> list[Any]:
+    """The sizes of the third axis from the end of the tensors of a product, where they are not one."""
+    examples = [a.meta.get("val") for a in product.args[:3] if isinstance(a, fx.Node)]
+    sizes = [e.shape[-3] for e in examples if isinstance(e, torch.Tensor) and e.dim() == 4]
+    return sizes if len(set(map(str, sizes))) > 1 else []
 
 
 def _nearest_products(softmax: fx.Node, *, forward: bool) -> list[fx.Node]:

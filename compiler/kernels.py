@@ -117,7 +117,8 @@ def compile_site(module: Operation, options: Options) -> CompiledSite:
     if options.backend == "auto":
         raise error("a backend must be chosen before a site is compiled; expected 'interpret' or 'triton'")
     where = "interpret" if options.backend == INTERPRETER else "triton"
-    kernel = build_kernel(module, INTERPRETER if where == "interpret" else current_gpu())
+    target = INTERPRETER if where == "interpret" else current_gpu()
+    kernel = build_kernel(module, target) if options.cache else _build(module.clone(), target)
     return Site(KernelRunner(kernel.triton, kernel.group, kernel.has_lse, where), kernel)
 
 

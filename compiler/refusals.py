@@ -17,6 +17,8 @@ from .report import GraphReport
 ATTENTION_OPS = frozenset(
     f"aten.{name}" for name in ("softmax.int", "_softmax", "_safe_softmax", "scaled_dot_product_attention")
 )
+WHOLE_LAYERS = frozenset(("aten._transformer_encoder_layer_fwd", "aten._native_multi_head_attention"))
+"""Operators that hold attention among other things, which PyTorch's modules use when they infer."""
 _PRODUCTS = frozenset(("matmul", "bmm", "mm", "baddbmm", "einsum"))
 _BETWEEN = frozenset((
     "mul", "div", "add", "sub", "where", "masked_fill", "nan_to_num", "dropout", "_to_copy", "to", "type_as",
@@ -32,6 +34,11 @@ def refusal(op: Operation, context: PassContext, hidden: Mapping[Location, str])
     `hidden` holds the reasons for sites that were raised but have no kernel, by location.
     """
     name = op.name.removeprefix("fx.")
+    if name in WHOLE_LAYERS:
+        return (
+            "PyTorch's fast path runs a whole layer as one operator; "
+            "call torch.backends.mha.set_fastpath_enabled(False) before the first call"
+        )
     if name not in ATTENTION_OPS or not op.results[0].uses:
         return None
     if op.name != name:

@@ -42,14 +42,14 @@ def load_kernel(source: str, name: str, where: Where) -> Callable[..., None]:
 class KernelRunner:
     """`runner(q, k, v, captures, want_lse) -> (out, lse)` for one site.
 
-    Batch, heads and lengths may be anything; loads the kernel on the first call.
+    Batch, heads and lengths may be anything; loads the kernel on the first call, as `launch`.
     """
 
     kernel: TritonKernel
     group: int
     has_lse: bool
     where: Where
-    _launch: Callable[..., None] | None = None
+    launch: Callable[..., None] | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class KernelRunner:
     def _start(self, tensors: Sequence[torch.Tensor]) -> None:
         for bound in self.kernel.bounds:
             check_offsets(bound, tensors[bound.argument])
-        launch = self._launch or self._load()
+        launch = self.launch or self._load()
         if self.where == "interpret":
             launch(*tensors)
             return
@@ -85,9 +85,9 @@ class KernelRunner:
 
     def _load(self) -> Callable[..., None]:
         with self._loading:
-            if self._launch is None:
-                self._launch = load_kernel(self.kernel.source, self.kernel.name, self.where)
-            return self._launch
+            if self.launch is None:
+                self.launch = load_kernel(self.kernel.source, self.kernel.name, self.where)
+            return self.launch
 
     def _check(self, tensors: Sequence[torch.Tensor]) -> None:
         """Refuse what the kernel would misread; sizes that agree with its types."""

@@ -23,9 +23,11 @@ def failure(what: str, problem: BaseException) -> CompileError:
 
 
 def in_one_line(problem: BaseException) -> str:
-    """The kind of an exception and the first line of its message."""
+    """The kind of an exception and the first line of its message, with the next where it only leads up to that."""
     text = problem.msg if isinstance(problem, SyntaxError) else str(problem)
-    return ": ".join([type(problem).__name__, *text.strip().splitlines()[:1]])
+    lines = text.strip().splitlines()
+    shown = 2 if lines and lines[0].endswith(":") else 1
+    return ": ".join([type(problem).__name__, *([" ".join(x.strip() for x in lines[:shown])] if lines else [])])
 
 
 def place_of(problem: BaseException) -> Location:

@@ -79,7 +79,7 @@ def _group(heads: Dim, key_heads: Dim) -> int | None:
 
 def to_layout(rows: Rows, lead: tuple[Dim, ...], views: Views, *, keep_heads: bool) -> Value | None:
     """Rows as (batch, head, position, dimension); heads may stay fewer than `lead` says for k and v."""
-    value = views.permute(rows.value, rows.order)
+    value = views.arrange(rows.value, rows.order)
     own = tensor_type(value).shape[:-2]
     if len(own) == 1 and _is_merged(own[0], lead):
         split = views.unflatten(value, 0, lead)
@@ -97,7 +97,7 @@ def to_layout(rows: Rows, lead: tuple[Dim, ...], views: Views, *, keep_heads: bo
 
 def _is_merged(size: Dim, lead: tuple[Dim, ...]) -> bool:
     """Whether one leading size holds all of `lead`, rather than being broadcast along all but the last."""
-    if len(lead) < 2 or size in (1, lead[-1]) and size is not None:
+    if len(lead) < 2 or (size in (1, lead[-1]) and size is not None):
         return False
     return merged_size(lead) == size or not isinstance(size, int)
 

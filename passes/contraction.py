@@ -78,7 +78,7 @@ def score_product(operation: Operation) -> Contraction | None:
     row, column = einsum.out[-2:]
     if row in einsum.right and column in einsum.left:
         einsum = einsum.swapped
-    return _contraction(einsum, row, column)
+    return _contraction(einsum, einsum.out[:-2], row, column)
 
 
 def value_product(operation: Operation, weights: Value) -> Contraction | None:
@@ -95,8 +95,18 @@ def value_product(operation: Operation, weights: Value) -> Contraction | None:
     if einsum is None or einsum.tensors[0] is not weights or len(einsum.left) < 2:
         return None
     columns = [c for c in einsum.right if c not in einsum.left]
-    product = _contraction(einsum, einsum.left[-2], columns[0]) if len(columns) == 1 else None
+    product = _contraction(einsum, einsum.left[:-2], einsum.left[-2], columns[0]) if len(columns) == 1 else None
     return product if product is not None and product.lhs == Rows.of(weights) else None
+
+
+def multiplies_rows(operation: Operation, weights: Value) -> bool:
+    """Whether an einsum sums over the last axis of `weights` for each of their rows, as a matrix product does."""
+    einsum = Einsum.of(AtenOp(operation))
+    if einsum is not None and einsum.tensors[0] is not weights:
+        einsum = einsum.swapped
+    if einsum is None or len(einsum.left) < 2:
+        return False
+    return einsum.left[-2] not in einsum.right
 
 
 _PRODUCTS = {
@@ -114,21 +124,17 @@ def _matrix_product(op: AtenOp) -> Contraction | None:
     return Contraction(Rows.of(lhs), Rows.of(rhs).swapped(), tuple(range(tensor_type(op.out).rank)))
 
 
-def _contraction(einsum: Einsum, row: str, column: str) -> Contraction | None:
+def _contraction(einsum: Einsum, lead: str, row: str, column: str) -> Contraction | None:
     """The contraction over (lead..., row, column); an axis that one tensor lacks is broadcast along."""
     if len(einsum.summed) != 1 or row in einsum.right or column in einsum.left:
         return None
-    # Leading axes go as the weights or scores have them: those are the tensor, or the result.
-    names = [c for c in einsum.out if c not in (row, column)]
-    if set(names) <= set(einsum.left):
-        names.sort(key=einsum.left.index)
-    if column == einsum.out[-1] and row == einsum.out[-2]:
-        names = list(einsum.out[:-2])
+    if sorted(einsum.out) != sorted((*lead, row, column)):
+        return None
     lhs, rhs = (
-        Rows(value, tuple(term.index(c) if c in term else None for c in (*names, own, einsum.summed)))
+        Rows(value, tuple(term.index(c) if c in term else None for c in (*lead, own, einsum.summed)))
         for value, term, own in zip(einsum.tensors, (einsum.left, einsum.right), (row, column), strict=True)
     )
-    natural = [*names, row, column]
+    natural = [*lead, row, column]
     return Contraction(lhs, rhs, tuple(natural.index(c) for c in einsum.out))
 
 

@@ -83,9 +83,19 @@ def _power(f: IndexFunction, op: AtenOp, at: Coordinates) -> Scalar | None:
     base, exponent = f.argument(op, "self", at), f.argument(op, "exponent", at)
     if base is None or exponent is None:
         return None
-    if exponent == 2:
-        return f.math.mul(base, base)
+    if (known := literal_of(exponent)) is not None and is_float(tensor_type(op.out)):
+        return _constant_power(f.math, f.math.as_float(base), float(known))
     return f.math.builder.binary(math.PowFOp, f.math.as_float(base), f.math.as_float(exponent))
+
+
+def _constant_power(m: RegionMath, base: Value, exponent: float) -> Scalar:
+    """Products, quotients and roots where these are exact or nearly so, as PyTorch takes them."""
+    if abs(exponent) in (0.5, 1.0, 2.0, 3.0):
+        magnitude: Scalar = m.unary(math.SqrtOp, base) if abs(exponent) == 0.5 else base
+        for _ in range(int(abs(exponent)) - 1):
+            magnitude = m.mul(magnitude, base)
+        return magnitude if exponent > 0 else m.true_divide(1.0, magnitude)
+    return m.builder.binary(math.PowFOp, base, m.as_float(exponent))
 
 
 def _sigmoid(m: RegionMath, x: Scalar) -> Scalar:

@@ -17,16 +17,18 @@ from ..ir.core import Block, Operation, Region, Value
 from ..ir.dialects import attn
 from ..ir.dialects.aten import AtenOp
 from .attention_parts import Finished, Parts, operands_of, result_like
-from .contraction import Contraction, Rows, contraction_of
+from .contraction import Contraction, Rows, is_product, multiplies_rows, score_product, value_product
 from .index_function import Coordinates, IndexFunction, tensor_type
 from .index_rules import RULES
 from .manager import Pass, PassContext
 from .pattern import Rewriter, apply_greedily, aten_pattern
 from .region_math import Scalar, literal_of
 from .score_regions import finish_regions, values_behind
-from .views import Views, same_elements
+from .views import RESHAPES, Views, same_elements
 
 NOT_ATTENTION = "not attention: "
+SOURCES = ("linear", "addmm", "convolution", "conv1d", "conv2d", "layer_norm", "rms_norm", "group_norm", "softmax")
+"""Operators whose results are inputs of a computation rather than scores on their way."""
 
 
 @aten_pattern("softmax.int", "_softmax", "_safe_softmax")
@@ -59,7 +61,7 @@ def raise_sdpa(call: AtenOp, rw: Rewriter) -> bool:
         scale = 1.0 / math.sqrt(width) if width else 1.0
     if not isinstance(scale, int | float):
         return rw.no_match("the scale is not a constant")
-    rows = [Rows(t, tuple(range(tensor_type(t).rank))) for t in (q, k, v)]
+    rows = [Rows.of(t) for t in (q, k, v)]
     mask = call.operand("attn_mask")
     shapes = [tensor_type(t).shape[:-2] for t in (q, k, v, mask) if t is not None]
     lead = _broadcast_lead(shapes, bool(call.argument("enable_gqa", False)))
@@ -109,15 +111,27 @@ def follow_weights(weights: Value) -> Weighted | str:
             names = ", ".join(sorted({f"'{u.name}'" for u in users}))
             return f"the attention weights have {len(users)} uses ({names}), so they must exist as a tensor"
         (user,) = users
-        product = contraction_of(user)
+        product = value_product(user, weights)
         if product is not None:
-            if product.lhs.value is not weights or product.lhs.order != tuple(range(len(product.lhs.order))):
-                return f"{NOT_ATTENTION}the softmax's result is not the left side of '{user.name}'"
             return Weighted(product, user)
+        if user.name == "aten.einsum" and not multiplies_rows(user, weights):
+            return f"{NOT_ATTENTION}'{user.name}' is no product of two matrices"
         if not _passes_weights(user):
+            if _hides_rows(user, weights):
+                return f"{NOT_ATTENTION}the rows of the softmax are not the rows of a product"
+            if user.name == "aten.dropout":
+                return f"dropout of {AtenOp(user).argument('p')} on the attention weights is not expressible yet"
             what = "are returned" if user.name == "func.return" else f"are used by '{user.name}'"
             return f"the attention weights {what}, so they must exist as a tensor"
         weights = user.results[0]
+
+
+def _hides_rows(op: Operation, weights: Value) -> bool:
+    """Whether a view puts an axis of size 1 among the last two, as a router's weights have in a sum of experts."""
+    if AtenOp(op).packet not in ("unsqueeze", *RESHAPES):
+        return False
+    old, new = tensor_type(weights).shape, tensor_type(op.results[0]).shape
+    return len(new) > len(old) and 1 in new[-2:] and old[-2:] != new[-2:]
 
 
 def _passes_weights(op: Operation) -> bool:
@@ -134,7 +148,7 @@ def _passes_weights(op: Operation) -> bool:
     source = view.operand("self")
     if view.packet == "expand":
         return source is not None and source.type == view.out.type
-    if view.packet in ("view", "_unsafe_view", "reshape") and source is not None:
+    if view.packet in RESHAPES and source is not None:
         old, new = tensor_type(source).shape, tensor_type(view.out).shape
         return len(new) >= 2 and old[-2:] == new[-2:]
     return False
@@ -152,6 +166,7 @@ class ScoreProgram:
     function: IndexFunction
     parts: Parts | None = None
     product: Operation | None = None
+    contraction: Contraction | None = None
 
     @staticmethod
     def start(lead: tuple[Dim, ...], lengths: tuple[Dim, ...], parts: Parts | None = None) -> ScoreProgram:
@@ -175,19 +190,30 @@ class ScoreProgram:
 
     def stands_for_score(self, operation: Operation, at: Coordinates) -> Value | None:
         """The score, where `operation` is a contraction read at (…, m, n)."""
-        contraction = contraction_of(operation)
+        contraction = score_product(operation)
         if contraction is None or not contraction.natural:
             return None
         if self.product is not None and operation is not self.product:
             return None
         shape = tensor_type(operation.results[0]).shape
-        if shape[-2:] != self.lengths or not self._same_lead(at[:-2], shape[:-2]):
+        inner = [c if d != 1 else None for c, d in zip(at[-2:], shape[-2:], strict=True)]
+        if self._walks(inner, shape[-2:], self.coordinates[-2:], self.lengths):
+            found = contraction
+        elif self._walks(inner[::-1], shape[:-3:-1], self.coordinates[-2:], self.lengths):
+            found = contraction.transposed()
+        else:
             return None
-        # An axis of size 1 is read at 0, whatever walks it.
-        if any(d != 1 and x is not y for d, x, y in zip(shape[-2:], at[-2:], self.coordinates[-2:], strict=True)):
+        if not self._same_lead(at[:-2], shape[:-2]) or self.contraction not in (None, found):
             return None
-        self.product = operation
+        self.product, self.contraction = operation, found
         return self._with_addend(AtenOp(operation), at)
+
+    @staticmethod
+    def _walks(
+        at: Sequence[Value | None], shape: Sequence[Dim], coordinates: Sequence[Value], lengths: Sequence[Dim]
+    ) -> bool:
+        """Whether a product of `shape` read `at` is read at our query and key; None is an axis of size 1."""
+        return tuple(shape) == tuple(lengths) and all(x is None or x is y for x, y in zip(at, coordinates, strict=True))
 
     def _same_lead(self, at: Coordinates, shape: Sequence[Dim]) -> bool:
         """Whether `at` walks the leading axes in order: as they are, merged or split."""
@@ -196,17 +222,17 @@ class ScoreProgram:
         ours, theirs = [c for c, _ in own], [c for c, _ in other]
         if len(ours) == len(theirs) or not theirs:
             # A product that is not repeated along an axis stands for the score of all of it.
-            return all(x is y for x, y in zip(ours, theirs, strict=False))
+            return all(x is y for x, y in zip(ours, theirs, strict=False)) or self._skips_axes(ours, at)
         sizes_own, sizes_other = ([d for _, d in pairs[1:] if isinstance(d, int)] for pairs in (own, other))
         if len(theirs) == 1 and len(sizes_own) == len(own) - 1:
-            return theirs[0] is self.function.merge(ours, sizes_own)
+            merged = theirs[0] is self.function.merge(ours, sizes_own)
+            return merged or self._skips_axes(ours, at)
         if len(ours) == 1 and len(sizes_other) == len(other) - 1:
             return all(x is y for x, y in zip(self.function.split(ours[0], sizes_other), theirs, strict=True))
-        return self._skips_axes(own, at)
+        return self._skips_axes(ours, at)
 
-    def _skips_axes(self, own: Sequence[tuple[Value, Dim]], at: Coordinates) -> bool:
+    def _skips_axes(self, ours: Sequence[Value], at: Coordinates) -> bool:
         """Whether `at` is our coordinates with some axes left to broadcasting."""
-        ours = [c for c, _ in own]
         kept = [c for c in at if any(c is x for x in ours)]
         rest = [c for c in at if all(c is not x for x in ours)]
         return all(literal_of(c) == 0 for c in rest) and kept == [c for c in ours if any(c is x for x in kept)]
@@ -232,9 +258,9 @@ def _raise(softmax: Operation, scores: Value, found: Weighted, rw: Rewriter) -> 
     program = ScoreProgram.start(lead, tensor_type(scores).shape[-2:])
     program.function.score_of = program.stands_for_score
     score = program.function.at(scores, program.coordinates)
-    contraction = contraction_of(program.product) if program.product is not None else None
+    contraction = program.contraction
     if contraction is None:
-        return rw.no_match(f"{NOT_ATTENTION}no matrix product was found behind the scores")
+        return rw.no_match(_why_no_product(program))
     rows = [contraction.lhs, contraction.rhs, found.product.rhs.swapped()]
     parts = operands_of(rows, lead, Builder.before(found.operation))
     if isinstance(parts, str):
@@ -242,6 +268,34 @@ def _raise(softmax: Operation, scores: Value, found: Weighted, rw: Rewriter) -> 
     program.parts = parts
     result = result_like(found.operation.results[0], lead, found.product.out_order)
     return _finish(softmax, found.operation.results[0], program, score, rw, result)
+
+
+def _why_no_product(program: ScoreProgram) -> str:
+    """Names the operator that hides a product from the softmax, if there is one."""
+    for captured in program.function.captures:
+        hidden = product_behind(captured, program.lengths)
+        if hidden is not None and captured.defining_op is not None:
+            if hidden is captured.defining_op:
+                return f"the axes of '{hidden.name}' are not those of the scores {tensor_type(captured)}"
+            return f"the scores reach the softmax through '{captured.defining_op.name}', which is not understood"
+    return f"{NOT_ATTENTION}no matrix product was found behind the scores"
+
+
+def product_behind(value: Value, lengths: tuple[Dim, ...]) -> Operation | None:
+    """A matrix product with rows for the queries that `value` is computed from without another product between."""
+    seen: set[Operation] = set()
+    work = [value.defining_op]
+    while work:
+        op = work.pop()
+        if op is None or op in seen or op.dialect != "aten" or AtenOp(op).packet in SOURCES:
+            continue
+        seen.add(op)
+        result = op.results[0].type if op.results else None
+        if not is_product(op):
+            work += [v.defining_op for v in op.operands]
+        elif isinstance(result, TensorType) and lengths[0] in result.shape[-2:]:
+            return op
+    return None
 
 
 def _finish(

@@ -37,6 +37,14 @@ class Views:
             return self._make("transpose.int", {"self": value, "dim0": moved[0], "dim1": moved[1]}, out)
         return self._make("permute", {"self": value, "dims": list(order)}, out)
 
+    def arrange(self, value: Value, order: Sequence[int | None]) -> Value:
+        """Permute the axes; None puts an axis of size 1 in its place."""
+        value = self.permute(value, [axis for axis in order if axis is not None])
+        for position, axis in enumerate(order):
+            if axis is None:
+                value = self.unsqueeze(value, position)
+        return value
+
     def unsqueeze(self, value: Value, axis: int) -> Value:
         shape = list(tensor_type(value).shape)
         shape.insert(axis, 1)

@@ -43,6 +43,9 @@ def log_1_plus(x):
 @triton.jit
 def power(x, y):
     """2 to the y log2 |x|; a negative x has a power only for whole y, negative for odd ones."""
+    # Either may be a plain number, which has no methods of tensors.
+    nothing = tl.zeros_like(x + y)
+    x, y = nothing + x, nothing + y
     magnitude = tl.exp2(y * tl.log2(tl.abs(x)))
     whole = tl.floor(y) == y
     odd = whole & (tl.floor(y * 0.5) * 2.0 != y)

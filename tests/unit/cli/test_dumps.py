@@ -1,0 +1,86 @@
+"""Dumps are inputs: every file is read by `attir opt` and by MLIR, and continued to the same kernel."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from unit.cli.command_line import Attir, qkv
+
+from attir.codegen.triton import emit_kernel
+from attir.compiler.opt import run_opt
+from attir.compiler.pipelines import LOWER, schedule
+from attir.ir.dialects.tile import KernelOp
+from attir.ir.parser import parse_module
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = {
+    "causal": qkv("bf16[2,2,s,16]"),
+    "twice": qkv(),
+    "alibi_window": [*qkv("f16[1,2,s,72]"), "--input=slopes=f16[2]"],
+}
+
+
+@pytest.fixture(params=FILES)
+def dump(request: pytest.FixtureRequest, attir: Attir, subjects: str, tmp_path: Path) -> Path:
+    """A directory with the dump of one function."""
+    name = str(request.param)
+    target = f"{ROOT}/examples/alibi_window.py:attention" if name == "alibi_window" else f"{subjects}:{name}"
+    outcome = attir("compile", target, *FILES[name], "--dump", str(tmp_path / "dump"))
+    assert outcome.code == 0
+    assert f"every step lies in {tmp_path}/dump" in outcome.err
+    return tmp_path / "dump" / "graph-0"
+
+
+def opt(*arguments: str) -> str:
+    out, err = io.StringIO(), io.StringIO()
+    assert run_opt(arguments, out, err) == 0, err.getvalue()
+    return out.getvalue()
+
+
+def test_every_file_is_read_and_printed_the_same(dump: Path) -> None:
+    files = sorted(dump.glob("*.mlir"))
+    assert len(files) >= 13
+    for file in files:
+        once = opt(str(file), "--print-locations")
+        assert once == file.read_text(), file.name
+
+
+def test_every_file_is_accepted_by_mlir(dump: Path) -> None:
+    ir = pytest.importorskip("torch_mlir.ir")
+    for file in sorted(dump.glob("*.mlir")):
+        with ir.Context() as context:
+            context.allow_unregistered_dialects = True
+            assert ir.Module.parse(file.read_text()).operation.verify(), file.name
+
+
+def remaining_passes(target: str, done: int) -> str:
+    """What is left of the way of a site after its first `done` passes, as text."""
+    names = [f"plan{{target={target}}}" if step.name == "plan" else step.name for step in (*schedule(target), *LOWER)]
+    return ",".join(names[done:])
+
+
+def kernel_source(text: str) -> str:
+    return emit_kernel(next(op for op in parse_module(text).walk() if KernelOp.match(op))).source
+
+
+def steps_of_sites(dump: Path) -> Sequence[Sequence[Path]]:
+    """The IR files of each site, in order."""
+    sites = sorted({f.name.split("-", 1)[1].split(".")[0] for f in dump.glob("*.kernel.py")})
+    return [sorted(dump.glob(f"*-{site}.*.mlir")) for site in sites]
+
+
+def test_the_way_can_be_continued_from_every_file_to_the_same_kernel(dump: Path) -> None:
+    for files in steps_of_sites(dump):
+        kernel = next(dump.glob(f"*-{files[0].name.split('-', 1)[1].split('.')[0]}.kernel.py")).read_text()
+        for done, file in enumerate(files):
+            passes = remaining_passes("sm_90", done)
+            assert kernel_source(opt(str(file), f"--passes={passes}", "--print-locations")) == kernel, file.name
+
+
+def test_the_way_of_the_graph_can_be_repeated(dump: Path) -> None:
+    files = [f for f in sorted(dump.glob("*.mlir")) if "attention_0" not in f.name]
+    raised = opt(str(files[0]), "--passes=canonicalize,raise-attention,dce", "--print-locations")
+    assert raised == files[-1].read_text()
