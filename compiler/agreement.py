@@ -56,8 +56,8 @@ def _compare_one(x: torch.Tensor, y: torch.Tensor, count: int) -> Agreement:
         return Agreement(count, 0.0, 0.0, "" if torch.equal(x, y) else f"a result of {x.dtype} differs")
     x, y, relative = x.double(), y.double(), RELATIVE[x.dtype]
     same = (x == y) | (x.isnan() & y.isnan())
-    if bool((x.isfinite() != y.isfinite())[~same].any()):
-        return Agreement(count, 0.0, 0.0, "one has inf or nan where the other has a number")
+    if not bool((x.isfinite() & y.isfinite())[~same].all()):
+        return Agreement(count, 0.0, 0.0, "one has inf or nan where the other has something else")
     difference = (x - y)[~same].abs().max().item() if bool((~same).any()) else 0.0
     finite = y[y.isfinite()].abs()
     return Agreement(count, difference, relative * (1.0 + (finite.max().item() if finite.numel() else 0.0)))

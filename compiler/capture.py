@@ -6,7 +6,7 @@ Knows about mutation and lifted parameters; knows nothing about the IR.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from ..ir.diagnostics import error
+from .fx_import import location_of
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,13 @@ def capture(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     from torch._functorch.aot_autograd import aot_export_module
 
     _refuse_autocast(gm)
+    _refuse_higher_order(gm)
+    depth = _transform_depth()
     try:
         exported = aot_export_module(gm, list(examples), trace_joint=False, pre_dispatch=True)
     except Exception as problem:
+        # An export that fails inside vmap does not leave it, and Dynamo's guards would notice.
+        _leave_transforms(depth)
         # Whatever stops the export stops only the compilation: the original graph still runs.
         raise error(f"the graph cannot be exported: {_first_line(problem)}") from problem
     graph_module, signature = cast("tuple[fx.GraphModule, Any]", exported)
@@ -98,6 +103,10 @@ def restore_mutations(graph_module: fx.GraphModule, signature: Signature) -> Non
     graph_module.recompile()
 
 
+_transform_depth: Callable[[], int] = cast(Any, torch)._C._functorch.get_dynamic_layer_stack_depth
+_leave_transforms: Callable[[int], None] = cast(Any, torch)._C._functorch.pop_dynamic_layer_stack_and_undo_to_depth
+
+
 def _first_line(problem: Exception) -> str:
     lines = str(problem).strip().splitlines()
     return f"{type(problem).__name__}: {lines[0].strip()}" if lines else type(problem).__name__
@@ -108,6 +117,15 @@ def _refuse_autocast(gm: fx.GraphModule) -> None:
     entered = any(getattr(n.target, "__name__", "") == "_enter_autocast" for n in gm.graph.nodes)
     if entered or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         raise error("autocast is not supported: convert the model to the dtype instead")
+
+
+def _refuse_higher_order(gm: fx.GraphModule) -> None:
+    """Operators that hold functions of their own have no form in the IR, nor can all be exported."""
+    for node in gm.graph.nodes:
+        if getattr(node.target, "__name__", "") == "flex_attention":
+            raise error(
+                "flex_attention is not read yet: write its score_mod and mask_mod on the scores", location_of(node)
+            )
 
 
 def _aliases_of(gm: fx.GraphModule, mutated: Sequence[int]) -> tuple[Alias, ...]:

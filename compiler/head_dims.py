@@ -6,7 +6,7 @@ as a number makes PyTorch guard it: another head dimension then leads to a new c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -23,14 +23,21 @@ def specialise_head_dims(graph_module: fx.GraphModule) -> int:
     Numbers of heads that differ between two of them are fixed as well: their ratio is compiled in.
     """
     widths: list[Any] = []
+    heads: list[Any] = []
     for node in graph_module.graph.nodes:
         if _packet(node) == "scaled_dot_product_attention":
-            widths += [_last_size(argument) for argument in node.args[:3]] + _different_heads(node)
+            widths += [_last_size(argument) for argument in node.args[:3]]
+            heads += _different_heads(node)
         elif _packet(node) in _SOFTMAX:
             products = _nearest_products(node, forward=False)
-            widths += [size for p in products for size in (_last_size(p.args[0]), *_different_heads(p))]
+            widths += [_last_size(p.args[0]) for p in products]
+            heads += [size for p in products for size in _different_heads(p)]
             widths += [_last_size(p) for p in _nearest_products(node, forward=True)]
-    symbolic = [w for w in widths if isinstance(w, torch.SymInt) and known_number(w) is None]
+    symbolic = [
+        w
+        for w in (*widths, *_inputs_of(heads, graph_module))
+        if isinstance(w, torch.SymInt) and known_number(w) is None
+    ]
     for width in symbolic:
         int(width)
     return len(symbolic)
@@ -51,6 +58,14 @@ def _different_heads(product: fx.Node) -> list[Any]:
     examples = [a.meta.get("val") for a in product.args[:3] if isinstance(a, fx.Node)]
     sizes = [e.shape[-3] for e in examples if isinstance(e, torch.Tensor) and e.dim() == 4]
     return sizes if len(set(map(str, sizes))) > 1 else []
+
+
+def _inputs_of(sizes: list[Any], graph_module: fx.GraphModule) -> list[Any]:
+    """The sizes of inputs that `sizes` are computed from: fixing a product would leave its factors open."""
+    symbols = {x for s in sizes if isinstance(s, torch.SymInt) for x in cast(Any, s).node.expr.free_symbols}
+    examples = [n.meta.get("val") for n in graph_module.graph.nodes if n.op == "placeholder"]
+    found = [d for e in examples for d in (e.shape if isinstance(e, torch.Tensor) else [e])]
+    return [d for d in found if isinstance(d, torch.SymInt) and cast(Any, d).node.expr in symbols]
 
 
 def _nearest_products(softmax: fx.Node, *, forward: bool) -> list[fx.Node]:

@@ -137,7 +137,9 @@ def _hugging_face(model_type: str, config: dict[str, Any]) -> Target:
     unknown = [k for k in config if not hasattr(blank, k) and k != "attn_implementation"]
     if unknown:
         raise error(f"a {model_type} config has no '{unknown[0]}'{_close_to(unknown[0], sorted(blank.to_dict()))}")
-    settings = {k: v for k, v in SMALL.items() if hasattr(blank, k)} | config
+    own_names: Mapping[str, str] = blank.attribute_map  # GPT-2's n_layer is what others call num_hidden_layers
+    given = {own_names.get(k, k): v for k, v in config.items()}
+    settings = {own_names.get(k, k): v for k, v in SMALL.items() if hasattr(blank, k)} | given
     torch.manual_seed(0)
     try:
         model = _built(transformers, model_type, settings)

@@ -28,8 +28,10 @@ from .attributes import (
     Symbol,
     TensorType,
     Type,
+    f64,
     float_from_bits,
     i1,
+    i64,
 )
 
 
@@ -153,9 +155,9 @@ def _head_and_body(text: str) -> tuple[str, str | None]:
 
 
 def number(text: str, type_: Type | None) -> IntegerAttr | FloatAttr:
-    """`text : type`, as an attribute of exactly that type."""
+    """`text : type`, as an attribute of exactly that type; without one it is f64 or i64, as in MLIR."""
     if type_ is None:
-        raise TextError(f"number {text} needs a type, as in '{text} : {'f32' if '.' in text else 'i64'}'")
+        type_ = f64 if "." in text else i64
     if isinstance(type_, FloatType):
         return FloatAttr(_float(text, type_), type_)
     if isinstance(type_, IntegerType | IndexType):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..ir.attributes import TensorType
 from ..ir.dialects.aten import AtenOp
 from .pattern import Pattern, Rewriter, aten_pattern
 
@@ -50,6 +51,19 @@ def drop_identity_view(op: AtenOp, rw: Rewriter) -> bool:
     return rw.replace(op.operation, source)
 
 
+@aten_pattern("slice.Tensor")
+def drop_full_slice(op: AtenOp, rw: Rewriter) -> bool:
+    """x[0:size of x]  →  x; PyTorch writes one for every `:` beside a size it does not know"""
+    source, axis = op.operand("self"), op.argument("dim", 0)
+    if source is None or source.type != op.out.type or not isinstance(axis, int) or _leaves_graph(op):
+        return rw.no_match("the slice changes its operand or leaves the graph")
+    if op.argument("start") not in (None, 0) or op.argument("step", 1) != 1:
+        return rw.no_match("the slice does not start with its operand")
+    if isinstance(source.type, TensorType) and source.type.shape[axis] is None:
+        return rw.no_match("the size is unknown, so equal types may differ in it")
+    return rw.replace(op.operation, source)
+
+
 @aten_pattern("mul.Tensor", "mul.Scalar", "div.Tensor", "div.Scalar")
 def drop_unit_factor(op: AtenOp, rw: Rewriter) -> bool:
     """x * 1  →  x; x / 1  →  x"""
@@ -66,5 +80,6 @@ ATEN_PATTERNS: tuple[Pattern, ...] = (
     drop_dropout,
     drop_cast,
     drop_identity_view,
+    drop_full_slice,
     drop_unit_factor,
 )

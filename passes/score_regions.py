@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ..ir.attributes import FloatAttr, f32
+from ..ir.attributes import FloatAttr, f32, i1
 from ..ir.builder import Builder
 from ..ir.core import Operation, Region, Value
 from ..ir.dialects import arith, attn, is_pure
 from ..ir.dialects.attn import AttentionOp
+from .affine import affine_of
 from .analyze_mask import analyze_mask
 from .canonicalize import Canonicalize
 from .cse import CommonSubexpressionElimination
@@ -76,9 +77,34 @@ def holds_on_diagonal(mask: Region) -> bool:
     trial = mask.clone()
     m, n = trial.block.arguments[2:4]
     n.replace_all_uses_with(m)
+    _fold_comparisons(trial, m)
     holder = Operation.create("builtin.module", regions=[trial])
     tidy(holder)
     return literal_of(attn.YieldOp(trial.block.terminator).value) == 1
+
+
+def _fold_comparisons(region: Region, m: Value) -> None:
+    """m > m - 7  →  true"""
+    for op in region.block.ops:
+        compare = arith.CmpIOp.match(op)
+        sides = [affine_of(side, m, m) for side in op.operands] if compare is not None else []
+        if compare is None or any(side is None for side in sides):
+            continue
+        left, right = (side for side in sides if side is not None)
+        difference = left.plus(right, -1)
+        if difference.is_constant and (held := _HOLDS.get(compare.predicate_name)) is not None:
+            constant = Builder.before(op).constant(held(difference.constant), i1)
+            compare.out.replace_all_uses_with(constant)
+
+
+_HOLDS: dict[str, Callable[[int], bool]] = {
+    "eq": lambda d: d == 0,
+    "ne": lambda d: d != 0,
+    "slt": lambda d: d < 0,
+    "sle": lambda d: d <= 0,
+    "sgt": lambda d: d > 0,
+    "sge": lambda d: d >= 0,
+}
 
 
 def _mask_region(score: Region, conditions: Sequence[Value]) -> Region:

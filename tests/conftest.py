@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from filecheck.finput import FInput
@@ -31,7 +31,7 @@ RUN = "// RUN:"
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     if file_path.suffix == ".mlir" and "check" in file_path.parts:
-        return CheckFile.from_parent(parent, path=file_path)
+        return cast(Any, CheckFile).from_parent(parent, path=file_path)
     return None
 
 
@@ -44,10 +44,12 @@ class CheckFile(pytest.File):
         if not runs:
             raise self.CollectError(f"{self.path} has no '{RUN}' line")
         for number, line in runs:
-            yield CheckRun.from_parent(self, name=f"RUN:{number}", command=line.removeprefix(RUN), line=number)
+            yield cast(Any, CheckRun).from_parent(
+                self, name=f"RUN:{number}", command=line.removeprefix(RUN), line=number
+            )
 
 
-class CheckFailure(AssertionError):
+class CheckError(AssertionError):
     """A command that did not print what its file says."""
 
 
@@ -67,7 +69,7 @@ class Command:
         fails = words[:1] == ["not"]
         words = words[fails:]
         if words[:2] != ["attir", "opt"]:
-            raise CheckFailure(f"a RUN line must call 'attir opt', but it is '{text.strip()}'")
+            raise CheckError(f"a RUN line must call 'attir opt', but it is '{text.strip()}'")
         return Command(fails, [w for w in words[2:] if w != "2>&1"], "2>&1" in words, shlex.split(check))
 
 
@@ -75,7 +77,7 @@ class CheckRun(pytest.Item):
     """One RUN line."""
 
     def __init__(self, *, command: str, line: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        cast(Any, super()).__init__(**kwargs)
         self.command, self.line = command.strip(), line
 
     def runtest(self) -> None:
@@ -84,20 +86,20 @@ class CheckRun(pytest.Item):
         code = run_opt(command.arguments, stdout, stderr)
         printed = stdout.getvalue() + (stderr.getvalue() if command.joined else "")
         if (code != 0) != command.fails:
-            raise CheckFailure(f"{self.where()}\nexit code {code}\n{stdout.getvalue()}{stderr.getvalue()}")
+            raise CheckError(f"{self.where()}\nexit code {code}\n{stdout.getvalue()}{stderr.getvalue()}")
         if code == 0:
             for chunk in stdout.getvalue().split(SPLIT):
                 assert_accepted(chunk)
         if command.check:
             report = filecheck(self.path, printed, command.check[2:])
             if report:
-                raise CheckFailure(f"{self.where()}\n{report}\n--- output ---\n{printed}")
+                raise CheckError(f"{self.where()}\n{report}\n--- output ---\n{printed}")
 
     def where(self) -> str:
         return f"{self.path}:{self.line}: {self.command}"
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if isinstance(excinfo.value, CheckFailure):
+        if isinstance(excinfo.value, CheckError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 

@@ -10,7 +10,7 @@ import pytest
 
 from attir.compiler.cli import main
 
-SUBJECTS = '''
+SUBJECTS = """
 import torch
 import torch.nn.functional as F
 
@@ -55,7 +55,7 @@ class Model(torch.nn.Module):
 
 model = Model()
 number = 3
-'''
+"""
 
 
 @dataclass(frozen=True)

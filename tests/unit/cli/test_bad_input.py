@@ -60,7 +60,9 @@ def test_a_config_that_no_model_has(config: str, message: str, attir: Attir) -> 
 def test_a_model_that_takes_something_else_than_tokens(attir: Attir) -> None:
     pytest.importorskip("transformers")
     said = attir("explain", "hf:t5").error
-    assert said.startswith("error: the target fails in eager PyTorch, too, on input_ids=i64[2,32]: ValueError: You must")
+    assert said.startswith(
+        "error: the target fails in eager PyTorch, too, on input_ids=i64[2,32]: ValueError: You must"
+    )
 
 
 def test_a_config_is_for_transformers_models(attir: Attir, subjects: str) -> None:
@@ -174,9 +176,10 @@ def test_an_output_that_cannot_be_written_leaves_nothing(
 def test_an_output_that_is_a_directory_leaves_nothing_behind(attir: Attir, subjects: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     where = str(tmp_path / "folder")
-    assert f"cannot write {where}: " in attir(
-        "compile", f"{subjects}:causal", *qkv(), "--emit", "attn", "--output", where
-    ).error
+    assert (
+        f"cannot write {where}: "
+        in attir("compile", f"{subjects}:causal", *qkv(), "--emit", "attn", "--output", where).error
+    )
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".pyc") == ["folder", "subjects.py"]
 
 
@@ -210,7 +213,7 @@ def test_malformed_ir(text: str, message: str, attir: Attir, tmp_path: Path) -> 
 @pytest.mark.parametrize("passes", ["canonicalise", "plan{targets=sm_90}", "plan{target=sm_11}", "plan{", "cse,,dce"])
 def test_a_pipeline_that_does_not_parse(passes: str, attir: Attir, tmp_path: Path) -> None:
     path = tmp_path / "empty.mlir"
-    path.write_text('"builtin.module"() ({\n}) : () -> ()\n')
+    path.write_text('"builtin.module"() ({\n^bb0:\n}) : () -> ()\n')
     outcome = attir("opt", str(path), f"--passes={passes}")
     if passes == "plan{target=sm_11}":  # nothing to plan, so nobody asks what the device is
         assert outcome.code in (0, 1)

@@ -34,7 +34,7 @@ def test_stdout_is_ir_and_nothing_else(stage: str, attir: Attir, subjects: str) 
 def test_the_kernel_is_python_with_the_users_line(attir: Attir, subjects: str) -> None:
     outcome = attir("compile", f"{subjects}:causal", *qkv("bf16[1,2,s,16]"), "--emit", "triton")
     compile(outcome.out, "kernel.py", "exec")
-    assert "@triton.jit" in outcome.out and "return F.scaled_dot_product_attention" in outcome.out
+    assert "@triton.jit" in outcome.out and f"{subjects}:7" in outcome.out.splitlines()[0]
 
 
 def test_output_goes_to_a_file(attir: Attir, subjects: str, tmp_path: Path) -> None:

@@ -16,16 +16,20 @@ from attir.compiler.input_spec import InputSpec, dynamic_sizes, make_inputs, par
 from attir.compiler.options import Options
 from attir.compiler.target import load_target, parse_config
 from attir.compiler.without_running import kernels_for
+from attir.ir.attributes import f32
 from attir.ir.diagnostics import CompileError
+from benchmarks.attention_cases import Case
 
 HEAVY = ("torch", "triton", "numpy", "transformers")
-EMPTY = '"builtin.module"() ({\n}) : () -> ()\n'
+EMPTY = '"builtin.module"() ({\n^bb0:\n}) : () -> ()\n'
 
 
 # --- start-up
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["opt", "FILE"], ["opt", "FILE", "--passes=plan,cse"]])
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["opt", "FILE"], ["opt", "FILE", "--passes=plan,cse"]]
+)
 def test_small_commands_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "x.mlir").write_text(EMPTY)
     arguments = [str(tmp_path / "x.mlir") if a == "FILE" else a for a in arguments]
@@ -48,9 +52,7 @@ def test_the_installed_command(tmp_path: Path) -> None:
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "x.mlir").write_text(EMPTY)
-    command = f"'{sys.executable}' -m attir.compiler.entry_of_test 2>&1" if False else (
-        f"'{Path(sys.executable).with_name('attir')}' opt '{tmp_path}/x.mlir' | true"
-    )
+    command = f"'{Path(sys.executable).with_name('attir')}' opt '{tmp_path}/x.mlir' | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
 
@@ -64,7 +66,9 @@ def test_an_input_is_read_and_printed() -> None:
     assert parse_input("i64[]") == InputSpec(None, "i64", ())
 
 
-@pytest.mark.parametrize("text", ["", "q", "q=", "q=f16", "q=f16[", "1=f16[1]", "q=f16[1,,2]", "q=f16[1.5]", "q=f99[1]"])
+@pytest.mark.parametrize(
+    "text", ["", "q", "q=", "q=f16", "q=f16[", "1=f16[1]", "q=f16[1,,2]", "q=f16[1.5]", "q=f99[1]"]
+)
 def test_an_input_that_does_not_parse(text: str) -> None:
     with pytest.raises(CompileError, match="cannot read input"):
         parse_input(text)
@@ -79,7 +83,7 @@ def test_one_name_is_one_size_and_marked_dynamic() -> None:
 
 def test_integers_stay_below_the_largest() -> None:
     (ids,), _ = make_inputs([parse_input("i64[1000]")], largest_integer=7)
-    assert set(ids.tolist()) == set(range(7))
+    assert (ids.min().item(), ids.max().item()) == (0, 6)
 
 
 def test_more_dynamic_sizes_than_there_are_examples() -> None:
@@ -122,12 +126,16 @@ X = torch.linspace(-1.0, 1.0, 12).reshape(3, 4)
         ([X, X + 1e-3], [X, X], "check: DISAGREES with eager PyTorch (2 tensors, largest difference 1.0e-03, "),
         ([X + 1e-3, X], [X, X], "check: DISAGREES with eager PyTorch (2 tensors, largest difference 1.0e-03, "),
         ([X], [X, X], "check: DISAGREES with eager PyTorch: 1 tensors against 2"),
-        (X, X[:2], "check: DISAGREES with eager PyTorch: result 0 is torch.float32 (3, 4) against torch.float32 (2, 4)"),
+        (
+            X,
+            X[:2],
+            "check: DISAGREES with eager PyTorch: result 0 is torch.float32 (3, 4) against torch.float32 (2, 4)",
+        ),
         (X, X.half(), "check: DISAGREES with eager PyTorch: result 0 is torch.float32 (3, 4) against torch.float16"),
-        (X / 0, X, "check: DISAGREES with eager PyTorch: one has inf or nan where the other has a number"),
+        (X / 0, X, "check: DISAGREES with eager PyTorch: one has inf or nan where the other has something else"),
         (X / 0, X / 0, "check: agrees with eager PyTorch (1 tensor, largest difference 0.0e+00"),
-        (X / 0, -X / 0, "check: DISAGREES with eager PyTorch"),
-        (X * float("nan"), X / 0, "check: DISAGREES with eager PyTorch"),
+        (X / 0, -X / 0, "check: DISAGREES with eager PyTorch: one has inf or nan where"),
+        (X * float("nan"), X / 0, "check: DISAGREES with eager PyTorch: one has inf or nan where"),
         (X > 0, X >= 0, "check: agrees"),
         (X > 0, X < 0, "check: DISAGREES with eager PyTorch: a result of torch.bool differs"),
         (X.long(), X.long(), "check: agrees"),
@@ -140,7 +148,11 @@ def test_agreement(ours: Any, eager: Any, said: str) -> None:
 
 
 def test_the_bound_is_rounding_of_the_dtype() -> None:
-    for dtype, inside, outside in ((torch.float16, 1e-3, 2e-2), (torch.bfloat16, 1e-2, 1e-1), (torch.float64, 1e-7, 1e-3)):
+    for dtype, inside, outside in (
+        (torch.float16, 1e-3, 2e-2),
+        (torch.bfloat16, 1e-2, 1e-1),
+        (torch.float64, 1e-7, 1e-3),
+    ):
         x = X.to(dtype)
         assert compare(x + inside, x).holds and not compare(x + outside, x).holds
 
@@ -154,9 +166,7 @@ def test_tensors_are_found_inside_results() -> None:
 
 
 def test_kernels_that_are_not_run_return_zeros_of_the_right_shape() -> None:
-    from unit.compiler.attention_ops import causal_module
-
-    site = kernels_for("sm_80")(causal_module(), Options())
+    site = kernels_for("sm_80")(Case(f32, 16, form="causal").module(), Options())
     q, k, v = torch.randn(2, 4, 5, 16), torch.randn(2, 4, 7, 16), torch.randn(2, 4, 7, 16)
     out, lse = site.runner(q, k, v, (), True)
     assert out.shape == (2, 4, 5, 16) and lse.shape == (2, 4, 5) and not out.any()
