@@ -49,7 +49,7 @@ class Printer:
         if op.properties:
             text += f" <{dictionary_text(op.properties)}>"
         if op.regions:
-            text += f" ({', '.join(self.region_text(r, indent) for r in op.regions)})"
+            text += f" ({', '.join(self.scoped_region_text(op, r, indent) for r in op.regions)})"
         if op.attributes:
             text += f" {dictionary_text(op.attributes)}"
         text += f" : {FunctionType(tuple(v.type for v in op.operands), tuple(r.type for r in op.results))}"
@@ -57,6 +57,12 @@ class Printer:
             where = op.location
             text += f" loc({quoted(where.file)}:{where.line}:{where.column})"
         return text
+
+    def scoped_region_text(self, op: Operation, region: Region, indent: str) -> str:
+        """A function sees no name from outside, so its names start afresh, as MLIR allows."""
+        if op.name != "func.func":
+            return self.region_text(region, indent)
+        return Printer(self.locations).region_text(region, indent)
 
     def region_text(self, region: Region, indent: str) -> str:
         if region.empty:
