@@ -85,7 +85,7 @@ def holds_on_diagonal(mask: Region) -> bool:
 
 def _fold_comparisons(region: Region, m: Value) -> None:
     """m > m - 7  →  true"""
-    for op in region.block.ops:
+    for op in list(region.block.ops):
         compare = arith.CmpIOp.match(op)
         sides = [affine_of(side, m, m) for side in op.operands] if compare is not None else []
         if compare is None or any(side is None for side in sides):

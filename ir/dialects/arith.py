@@ -7,6 +7,7 @@ from typing import ClassVar
 from ..attributes import (
     Attribute,
     FloatAttr,
+    FloatType,
     IntegerAttr,
     IntegerType,
     SplatAttr,
@@ -14,6 +15,7 @@ from ..attributes import (
     Type,
     element_type,
     i1,
+    i64,
     is_float,
     is_integer,
 )
@@ -22,8 +24,17 @@ from ..diagnostics import op_error
 from ..dialect import Dialect
 
 FLOAT = Constraint("float or tensor of float", is_float)
-INTEGER = Constraint("integer, index or a tensor of those", is_integer)
+INTEGER = Constraint(
+    "signless integer, index or a tensor of those", lambda t: is_integer(t) and not _unsigned(element_type(t))
+)
+FIXED_WIDTH = Constraint(
+    "signless integer or a tensor of those", lambda t: isinstance(e := element_type(t), IntegerType) and e.signed
+)
 BOOL = Constraint("i1 or tensor of i1", lambda t: element_type(t) == i1)
+
+
+def _unsigned(type_: Type) -> bool:
+    return isinstance(type_, IntegerType) and not type_.signed
 
 
 class ConstantOp(Op, name="arith.constant", pure=True):
@@ -37,6 +48,8 @@ class ConstantOp(Op, name="arith.constant", pure=True):
             op_error(self.operation, f"value must be a number or a splat, but is {self.value}")
         if self.value.type != self.out.type:
             op_error(self.operation, f"value has type {self.value.type}, but the result is {self.out.type}")
+        if _unsigned(element_type(self.out.type)):
+            op_error(self.operation, f"integers must be signless, but the value is {self.out.type}")
 
 
 class FloatBinaryOp(Op, pure=True):
@@ -46,7 +59,7 @@ class FloatBinaryOp(Op, pure=True):
     fastmath = OptionalProp(Attribute)
 
     def verify(self) -> None:
-        _same_types(self)
+        check_same_types(self)
 
 
 class IntegerBinaryOp(Op, pure=True):
@@ -56,10 +69,11 @@ class IntegerBinaryOp(Op, pure=True):
     overflowFlags = OptionalProp(Attribute)
 
     def verify(self) -> None:
-        _same_types(self)
+        check_same_types(self)
 
 
-def _same_types(op: Op) -> None:
+def check_same_types(op: Op) -> None:
+    """Fail unless all operands and results of `op` have one type."""
     types = [v.type for v in (*op.operation.operands, *op.operation.results)]
     if any(t != types[0] for t in types):
         op_error(op.operation, f"operands and result must have one type, but have {', '.join(map(str, types))}")
@@ -67,7 +81,8 @@ def _same_types(op: Op) -> None:
 
 def _same_shapes(op: Op) -> None:
     shapes = [
-        t.shape if isinstance(t := v.type, TensorType) else () for v in (*op.operation.operands, *op.operation.results)
+        t.shape if isinstance(t := v.type, TensorType) else None
+        for v in (*op.operation.operands, *op.operation.results)
     ]
     if any(s != shapes[0] for s in shapes):
         types = ", ".join(str(v.type) for v in (*op.operation.operands, *op.operation.results))
@@ -109,7 +124,7 @@ class NegFOp(Op, name="arith.negf", pure=True):
     fastmath = OptionalProp(Attribute)
 
     def verify(self) -> None:
-        _same_types(self)
+        check_same_types(self)
 
 
 class AddIOp(IntegerBinaryOp, name="arith.addi", pure=True):
@@ -178,6 +193,8 @@ class CompareOp(Op, pure=True):
         return IntegerAttr(cls.predicates.index(name))
 
     def verify(self) -> None:
+        if self.predicate.type != i64:
+            op_error(self.operation, f"predicate must have type i64, but has {self.predicate.type}")
         if not 0 <= self.predicate.value < len(self.predicates):
             op_error(
                 self.operation, f"predicate must be 0 to {len(self.predicates) - 1}, but is {self.predicate.value}"
@@ -231,41 +248,74 @@ class _Cast(Op, pure=True):
         _same_shapes(self)
 
 
-class _FloatToFloat(_Cast, pure=True):
+def _check_width(op: Op, *, wider: bool) -> None:
+    """Fail unless a cast goes to a wider type, or to a narrower one, as it says."""
+    source, target = (element_type(v.type) for v in (*op.operation.operands, *op.operation.results))
+    assert isinstance(source, FloatType | IntegerType) and isinstance(target, FloatType | IntegerType)
+    if source.width == target.width or (source.width < target.width) != wider:
+        op_error(
+            op.operation, f"must go to a {'wider' if wider else 'narrower'} type, but goes from {source} to {target}"
+        )
+
+
+class ExtFOp(_Cast, name="arith.extf", pure=True):
+    """A wider float, exactly."""
+
     x, out = Operand(FLOAT), Result(FLOAT)
     fastmath = OptionalProp(Attribute)
 
+    def verify(self) -> None:
+        _same_shapes(self)
+        _check_width(self, wider=True)
 
-class ExtFOp(_FloatToFloat, name="arith.extf", pure=True):
-    """A wider float, exactly."""
 
-
-class TruncFOp(_FloatToFloat, name="arith.truncf", pure=True):
+class TruncFOp(_Cast, name="arith.truncf", pure=True):
     """A narrower float, rounded to nearest even."""
 
+    x, out = Operand(FLOAT), Result(FLOAT)
+    fastmath = OptionalProp(Attribute)
     roundingmode = OptionalProp(Attribute)
 
+    def verify(self) -> None:
+        _same_shapes(self)
+        _check_width(self, wider=False)
 
-class _IntegerToInteger(_Cast, pure=True):
-    x, out = Operand(INTEGER), Result(INTEGER)
 
-
-class ExtSIOp(_IntegerToInteger, name="arith.extsi", pure=True):
+class ExtSIOp(_Cast, name="arith.extsi", pure=True):
     """A wider integer, keeping the sign."""
 
+    x, out = Operand(FIXED_WIDTH), Result(FIXED_WIDTH)
 
-class ExtUIOp(_IntegerToInteger, name="arith.extui", pure=True):
+    def verify(self) -> None:
+        _same_shapes(self)
+        _check_width(self, wider=True)
+
+
+class ExtUIOp(_Cast, name="arith.extui", pure=True):
     """A wider integer, filled with zeros: i1 true becomes 1."""
 
+    x, out = Operand(FIXED_WIDTH), Result(FIXED_WIDTH)
 
-class TruncIOp(_IntegerToInteger, name="arith.trunci", pure=True):
+    def verify(self) -> None:
+        _same_shapes(self)
+        _check_width(self, wider=True)
+
+
+class TruncIOp(_Cast, name="arith.trunci", pure=True):
     """The low bits."""
 
+    x, out = Operand(FIXED_WIDTH), Result(FIXED_WIDTH)
     overflowFlags = OptionalProp(Attribute)
 
+    def verify(self) -> None:
+        _same_shapes(self)
+        _check_width(self, wider=False)
 
-class IndexCastOp(_IntegerToInteger, name="arith.index_cast", pure=True):
+
+class IndexCastOp(_Cast, name="arith.index_cast", pure=True):
     """Between `index` and a fixed-width integer, keeping the sign."""
+
+    x, out = Operand(INTEGER), Result(INTEGER)
 
     def verify(self) -> None:
         _same_shapes(self)
@@ -279,19 +329,19 @@ class IndexCastOp(_IntegerToInteger, name="arith.index_cast", pure=True):
 class SIToFPOp(_Cast, name="arith.sitofp", pure=True):
     """A float from a signed integer."""
 
-    x, out = Operand(INTEGER), Result(FLOAT)
+    x, out = Operand(FIXED_WIDTH), Result(FLOAT)
 
 
 class UIToFPOp(_Cast, name="arith.uitofp", pure=True):
     """A float from an unsigned integer: i1 true becomes 1.0."""
 
-    x, out = Operand(INTEGER), Result(FLOAT)
+    x, out = Operand(FIXED_WIDTH), Result(FLOAT)
 
 
 class FPToSIOp(_Cast, name="arith.fptosi", pure=True):
     """A signed integer from a float, rounded towards zero."""
 
-    x, out = Operand(FLOAT), Result(INTEGER)
+    x, out = Operand(FLOAT), Result(FIXED_WIDTH)
 
 
 ARITH = Dialect(

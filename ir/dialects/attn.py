@@ -32,6 +32,10 @@ class YieldOp(Op, name="attn.yield", terminator=True):
 
     value = Operand()
 
+    def verify(self) -> None:
+        if AttentionOp.match(self.operation.parent_op) is None:
+            op_error(self.operation, "must be inside 'attn.attention'")
+
 
 class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
     """out = normalise(score(scale * q kᵀ), where mask) v; lse = log Σ exp of the scores kept.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ..attributes import Attribute
 from ..define import Op, Operand, OptionalProp, Result
-from ..diagnostics import op_error
 from ..dialect import Dialect
-from .arith import FLOAT, INTEGER
+from .arith import FLOAT, INTEGER, check_same_types
 
 
 class _Unary(Op, pure=True):
@@ -14,10 +13,7 @@ class _Unary(Op, pure=True):
     fastmath = OptionalProp(Attribute)
 
     def verify(self) -> None:
-        if self.x.type != self.out.type:
-            op_error(
-                self.operation, f"operand and result must have one type, but have {self.x.type} and {self.out.type}"
-            )
+        check_same_types(self)
 
 
 class ExpOp(_Unary, name="math.exp", pure=True):
@@ -85,12 +81,18 @@ class AbsIOp(Op, name="math.absi", pure=True):
 
     x, out = Operand(INTEGER), Result(INTEGER)
 
+    def verify(self) -> None:
+        check_same_types(self)
+
 
 class PowFOp(Op, name="math.powf", pure=True):
     """x to the y"""
 
     lhs, rhs, out = Operand(FLOAT), Operand(FLOAT), Result(FLOAT)
     fastmath = OptionalProp(Attribute)
+
+    def verify(self) -> None:
+        check_same_types(self)
 
 
 MATH = Dialect(

@@ -16,6 +16,11 @@ class YieldOp(Op, name="scf.yield", terminator=True):
 
     values = Variadic()
 
+    def verify(self) -> None:
+        parent = self.operation.parent_op
+        if ForOp.match(parent) is None and IfOp.match(parent) is None:
+            op_error(self.operation, "must be inside 'scf.for' or 'scf.if'")
+
 
 class ForOp(Op, name="scf.for"):
     """for i in lower, lower + step, ... below upper, carrying values.

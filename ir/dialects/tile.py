@@ -22,6 +22,7 @@ from ..define import Body, Hint, Op, Operand, OptionalProp, Prop, Result, Variad
 from ..diagnostics import op_error
 from ..dialect import Dialect
 
+GRID_AXES = 3
 REDUCTIONS = ("max", "sum")
 PRECISIONS = ("ieee", "tf32", "tf32x3")
 
@@ -31,9 +32,22 @@ class YieldOp(Op, name="tile.yield", terminator=True):
 
     values = Variadic(IndexType)
 
+    def verify(self) -> None:
+        if not 1 <= len(self.values) <= GRID_AXES:
+            op_error(self.operation, f"must give 1 to {GRID_AXES} counts of programs, but gives {len(self.values)}")
+        _check_in_kernel(self)
+
 
 class ReturnOp(Op, name="tile.return", terminator=True):
     """End of a kernel; kernels return nothing, they store."""
+
+    def verify(self) -> None:
+        _check_in_kernel(self)
+
+
+def _check_in_kernel(op: Op) -> None:
+    if KernelOp.match(op.operation.parent_op) is None:
+        op_error(op.operation, "must be inside 'tile.kernel'")
 
 
 class KernelOp(Op, name="tile.kernel", isolated=True):
@@ -70,6 +84,10 @@ class ProgramIdOp(Op, name="tile.program_id", pure=True):
 
     axis = Prop(IntegerAttr)
     out = Result(IndexType)
+
+    def verify(self) -> None:
+        if not 0 <= self.axis.value < GRID_AXES:
+            op_error(self.operation, f"axis must lie below {GRID_AXES}, but is {self.axis.value}")
 
 
 class SliceOp(Op, name="tile.slice", pure=True):
@@ -187,6 +205,8 @@ class ReduceOp(Op, name="tile.reduce", pure=True):
             op_error(self.operation, f"kind must be one of {', '.join(REDUCTIONS)}, but is {self.kind.value}")
         x = self.x.type
         assert isinstance(x, TensorType)
+        if not 0 <= self.axis.value < x.rank:
+            op_error(self.operation, f"axis must lie below {x.rank}, but is {self.axis.value}")
         wanted = x.with_shape(*(d for i, d in enumerate(x.shape) if i != self.axis.value))
         if self.out.type != wanted:
             op_error(self.operation, f"result must be {wanted}, but is {self.out.type}")
@@ -205,6 +225,8 @@ class BroadcastOp(Op, name="tile.broadcast", pure=True):
     def verify(self) -> None:
         out = self.out.type
         assert isinstance(out, TensorType)
+        if any(not 0 <= axis < out.rank for axis in self.axes.values):
+            op_error(self.operation, f"axes must lie below {out.rank}, but are {list(self.axes.values)}")
         kept = tuple(d for i, d in enumerate(out.shape) if i not in self.axes.values)
         wanted = out.with_shape(*kept) if kept else out.element
         if self.x.type != wanted:
@@ -219,8 +241,10 @@ class TransposeOp(Op, name="tile.transpose", pure=True):
     def verify(self) -> None:
         x = self.x.type
         assert isinstance(x, TensorType)
+        if x.rank != 2:
+            op_error(self.operation, f"operand must be a matrix, but is {x}")
         wanted = x.with_shape(*reversed(x.shape))
-        if x.rank != 2 or self.out.type != wanted:
+        if self.out.type != wanted:
             op_error(self.operation, f"result must be {wanted}, but is {self.out.type}")
 
 
@@ -228,6 +252,12 @@ class IotaOp(Op, name="tile.iota", pure=True):
     """0, 1, 2, ... as a tile of index of rank 1."""
 
     out = Result(TensorType)
+
+    def verify(self) -> None:
+        out = self.out.type
+        assert isinstance(out, TensorType)
+        if out.rank != 1 or out.element != index or not isinstance(out.shape[0], int):
+            op_error(self.operation, f"result must be a row of index of constant size, but is {out}")
 
 
 class AtomicAddOp(Op, name="tile.atomic_add"):
