@@ -99,7 +99,7 @@ def test_a_sliding_window_of_a_model_skips_keys() -> None:
 @pytest.mark.parametrize("implementation", ["eager", pytest.param("sdpa", marks=pytest.mark.slow)])
 def test_generation_with_a_cache(implementation: str, cache: str | None) -> None:
     torch._dynamo.reset()
-    model = load_target("hf:llama", {"attn_implementation": implementation, "use_cache": True}).call
+    model: Any = load_target("hf:llama", {"attn_implementation": implementation, "use_cache": True}).call
     model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, None
     arguments: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "cache_implementation": cache}
     expected = model.generate(TOKENS, **arguments)
