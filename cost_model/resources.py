@@ -18,6 +18,9 @@ FMA_PER_THREAD_LIMIT = 256
 FMA_KEY_ELEMENTS_LIMIT = 2048
 """Elements of a key tile without tensor cores, above 16 rows: threads hold whole rows of it."""
 
+UNALIGNED_TILE_REGISTERS = 108.0
+"""Registers a thread for tiles whose rows are loaded element by element, addresses counted in."""
+
 SHARED_MEMORY_SLACK = 2048
 """Bytes beyond the formula in pipelined kernels: barriers, layout conversions; at most 1056 were seen."""
 
@@ -32,7 +35,8 @@ class AttentionShape:
     `element_bytes` is the size of an element of q, k and v. `score_bytes` counts the bytes loaded
     for each score (a bias or a mask in memory), `column_bytes` those for each key alone.
     `score_work` says that a score or mask region computes on every score, `windowed` that the mask
-    bounds keys from below too, which takes a third loop.
+    bounds keys from below too, which takes a third loop. `unaligned` rows have a width that 16 does
+    not divide: Triton then loads element by element, and holds an address for each.
     """
 
     key_width: int
@@ -42,6 +46,7 @@ class AttentionShape:
     column_bytes: int = 0
     score_work: bool = False
     windowed: bool = False
+    unaligned: bool = False
 
     @property
     def tensor_cores(self) -> bool:
@@ -116,9 +121,13 @@ def refusal(config: TileConfig, shape: AttentionShape, device: Device) -> str | 
     memory = shared_memory(config, shape) + (SHARED_MEMORY_SLACK if config.stages > 1 else 0)
     if memory > device.shared_memory:
         return f"{memory} bytes of shared memory, of {device.shared_memory}"
-    demand = register_demand(config, shape, device)
-    if demand > device.tile_registers:
-        return f"{demand:.0f} registers a thread for tiles, of {device.tile_registers:.0f}"
+    demand, limit = register_demand(config, shape, device), device.tile_registers
+    if shape.unaligned and shape.tensor_cores:
+        width = max(shape.key_width, shape.value_width)
+        demand += config.block_n * width / (config.warps * device.warp_size)
+        limit = min(limit, UNALIGNED_TILE_REGISTERS)
+    if demand > limit:
+        return f"{demand:.0f} registers a thread for tiles, of {limit:.0f}"
     if shape.tensor_cores:
         return None
     work = fma_per_thread(config, shape, device)

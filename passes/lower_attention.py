@@ -190,7 +190,7 @@ class _Lowering:
         mask = (
             self._hoist(attention.mask, tiles, head, rows, row_valid, captures) if self.site.structure.opaque else None
         )
-        scaling = Scaling.of(attention.scale.value, attention.score)
+        scaling = Scaling.of(attention.scale.value, attention.score, attention.shapes[0].element)
         loop = SoftmaxLoop(self.schedule, scaling, q_tile, keys, values, key_width, value_width, row_valid, score)
         result = self._emit_loops(builder, loop, head, tiles, rows, mask)
         self._emit_results(builder, block, head, value_width, result, scaling)

@@ -69,6 +69,7 @@ def attention_shape(attention: AttentionOp) -> AttentionShape:
         column_bytes,
         score_work=structure.opaque or not attention.score.empty,
         windowed=structure.has_lower_bound,
+        unaligned=key_width % 16 != 0 or value_width % 16 != 0,
     )
 
 

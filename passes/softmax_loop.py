@@ -10,7 +10,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..ir.attributes import DenseArrayAttr, FloatAttr, IntegerAttr, StringAttr, TensorType, f32, i1, index, is_float
+from ..ir.attributes import (
+    DenseArrayAttr,
+    FloatAttr,
+    IntegerAttr,
+    StringAttr,
+    TensorType,
+    Type,
+    f32,
+    i1,
+    index,
+    is_float,
+)
 from ..ir.builder import Builder
 from ..ir.core import Block, Region, Value
 from ..ir.dialects.arith import AddFOp, CmpFOp, ConstantOp, MaximumFOp, MulFOp, SelectOp, SubFOp, TruncFOp
@@ -49,7 +60,9 @@ class Scaling:
     With no score region a positive scale goes into the exponent and costs nothing. `late` scores
     may lie near the largest float (a model adds `finfo.min` where it means -inf), so that
     multiplying them would overflow: they are multiplied after the maximum is subtracted, which
-    costs one more operation on each, and the carried maximum stays in natural units.
+    costs one more operation on each, and the carried maximum stays in natural units. So are scores
+    of f32 inputs, for whose exact dots one operation more is nothing: s*c - m would lose digits
+    where it is not fused into one rounding.
     """
 
     before: float
@@ -57,9 +70,11 @@ class Scaling:
     late: bool = False
 
     @staticmethod
-    def of(scale: float, score: Region) -> Scaling:
+    def of(scale: float, score: Region, element: Type) -> Scaling:
         folded = scale * LOG2_E
         usable = 2.0**-100 < folded < 2.0**100
+        if element == f32:
+            return Scaling(scale, LOG2_E, late=True)
         if usable and score.empty:
             return Scaling(1.0, folded)
         return Scaling(scale, LOG2_E, late=may_be_huge(score))

@@ -57,12 +57,11 @@ def attention(
         scores = scores * 0.25
         x = tanh(scores * 0.05) * 20.0
         raw_max = tl.max(x, 1)
-        tile_max = raw_max * 1.442695
-        new_max = tl.maximum(row_max, tile_max, propagate_nan=tl.PropagateNan.ALL)
+        new_max = tl.maximum(row_max, raw_max, propagate_nan=tl.PropagateNan.ALL)
         no_key_yet = new_max == float("-inf")
         safe_max = tl.where(no_key_yet, 0.0, new_max)
-        alpha = tl.exp2(row_max - safe_max)
-        p = tl.exp2(x * 1.442695 - safe_max[:, None])
+        alpha = tl.exp2((row_max - safe_max) * 1.442695)
+        p = tl.exp2((x - safe_max[:, None]) * 1.442695)
         tile_sum = tl.sum(p, 1)
         row_sum = row_sum * alpha + tile_sum
         acc = acc * alpha[:, None]
@@ -83,12 +82,11 @@ def attention(
         key_valid = offs_n < N
         scores = tl.where(key_valid[None, :], tanh(scores * 0.05) * 20.0, float("-inf"))
         raw_max = tl.max(scores, 1)
-        tile_max = raw_max * 1.442695
-        new_max = tl.maximum(row_max, tile_max, propagate_nan=tl.PropagateNan.ALL)
+        new_max = tl.maximum(row_max, raw_max, propagate_nan=tl.PropagateNan.ALL)
         no_key_yet = new_max == float("-inf")
         safe_max = tl.where(no_key_yet, 0.0, new_max)
-        alpha = tl.exp2(row_max - safe_max)
-        p = tl.exp2(scores * 1.442695 - safe_max[:, None])
+        alpha = tl.exp2((row_max - safe_max) * 1.442695)
+        p = tl.exp2((scores - safe_max[:, None]) * 1.442695)
         tile_sum = tl.sum(p, 1)
         row_sum = row_sum * alpha + tile_sum
         acc = acc * alpha[:, None]
@@ -111,7 +109,7 @@ def attention(
     )
     lse_head = lse_ptr + tl.cast(b, tl.int64) * stride_lse_b + tl.cast(h, tl.int64) * stride_lse_h
     lse_offsets = range_64 * stride_lse_m
-    lse_tile = (row_max + tl.log2(row_sum)) * 0.6931472
+    lse_tile = row_max + tl.log2(row_sum) * 0.6931472
     tl.store(
         lse_head + tl.cast(start_m, tl.int64) * stride_lse_m + lse_offsets,
         lse_tile,
