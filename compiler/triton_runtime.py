@@ -58,6 +58,9 @@ class KernelRunner:
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        if q.is_cuda:
+            # PyTorch lets a number stay on the CPU beside tensors on a GPU; a kernel cannot read it there.
+            captures = [c if c.dim() or c.is_cuda else c.to(q.device) for c in captures]
         tensors = (q, k, v, *captures)
         self._check(tensors)
         batch, heads, length = q.shape[:3]
