@@ -37,6 +37,10 @@ class SiteReport:
         lines += [f"    {label:<10}{text}" for label, text in told.items() if text]
         return "\n".join(lines)
 
+    def to_json(self) -> str:
+        """This site alone as a JSON object."""
+        return json.dumps(asdict(self), indent=2, default=str)
+
 
 def _plan_lines(plan: Mapping[str, Any]) -> dict[str, str]:
     """A plan in words: its numbers, why these, and which keys a query row visits."""
