@@ -43,6 +43,7 @@ class IndexFunction:
         self.math = RegionMath(Builder(self.block))
         self._divided: dict[tuple[str, Value, int], Value] = {}
         self._merged: dict[tuple[tuple[Value, int], ...], Value] = {}
+        self._parts: dict[Value, tuple[list[Value], list[int]]] = {}
 
     def at(self, value: Value, coordinates: Coordinates) -> Scalar:
         """The element of `value` at `coordinates`, one for each of its dimensions."""
@@ -117,10 +118,15 @@ class IndexFunction:
             for size in reversed(sizes):
                 strides.insert(0, strides[0] * size)
             self._merged[key] = self.math.linear(list(zip(coordinates, strides, strict=True)))
+            if len(coordinates) > 1:
+                self._parts[self._merged[key]] = list(coordinates), list(sizes)
         return self._merged[key]
 
     def split(self, flat: Value, sizes: Sequence[int]) -> list[Value]:
         """The coordinates whose flat index is `flat`; `sizes` are those of all but the first."""
+        parts, merged_sizes = self._parts.get(flat, ([], []))
+        if parts and merged_sizes == list(sizes):
+            return list(parts)
         coordinates: list[Value] = []
         for size in reversed(sizes):
             coordinates.insert(0, self._divide("rem", flat, size))
