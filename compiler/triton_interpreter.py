@@ -77,9 +77,11 @@ def language_switched_over() -> Generator[None]:
             undo.callback(delattr, interpreter.interpreter_builder, name)
             setattr(interpreter.interpreter_builder, name, method)
         # Masked lanes overflow, and rows without a key have no maximum: both as on a GPU.
+        # Triton 3.6 itself warns about numpy at every step of a loop.
         undo.enter_context(np.errstate(all="ignore"))
         undo.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore", RuntimeWarning)
+        for category in (RuntimeWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", category)
         yield
 
 

@@ -163,7 +163,9 @@ def _filled(number: float | int | None) -> Rule:
     """A tensor with one number everywhere; None reads it from the operator."""
 
     def rule(f: IndexFunction, op: AtenOp, at: Coordinates) -> Scalar | None:
-        value = op.argument("fill_value", op.argument("s")) if number is None else number  # type: ignore[arg-type]
+        value = number
+        if number is None:
+            value = op.argument("s") if op.argument("fill_value") is None else op.argument("fill_value")
         if not isinstance(value, bool | int | float):
             return None
         return f.math.constant_of(value, tensor_type(op.out).element)

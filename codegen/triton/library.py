@@ -1,7 +1,6 @@
 """Functions Triton does not have, or has only where its interpreter cannot go; written in Triton.
 
-Each is text that is put above the kernels that call it. Errors are in units in the last place of
-float32, measured against float64.
+Each is text that is put above the kernels that call it.
 """
 
 from __future__ import annotations

@@ -29,6 +29,16 @@ def floats(function: Binary) -> Handler:
     return lambda call: [function(*call.operands)]
 
 
+def maximum(x: Array, y: Array) -> Array:
+    """The larger, nan if either is nan; 0.0 is larger than -0.0, which numpy leaves open."""
+    return np.where((x == 0) & (y == 0), x + y, np.maximum(x, y))
+
+
+def minimum(x: Array, y: Array) -> Array:
+    """The smaller, nan if either is nan; -0.0 is smaller than 0.0."""
+    return -maximum(-x, -y)
+
+
 def integers(function: Binary) -> Handler:
     """An op on two integers whose result keeps the low bits."""
 
@@ -109,7 +119,7 @@ def convert(view: Callable[[Array], Array]) -> Handler:
 
 def truncate_integer(call: Call) -> Sequence[Array]:
     """The low bits; rounding keeps them, but for an i1 it would ask for nonzero."""
-    x = call.operands[0]
+    x = signed(call.operands[0])
     return [x & 1 if element_type(call.op.result.type) == i1 else x]
 
 
@@ -124,8 +134,8 @@ ARITH: Mapping[str, Handler] = {
     "arith.mulf": floats(np.multiply),
     "arith.divf": floats(np.divide),
     "arith.remf": floats(np.fmod),
-    "arith.maximumf": floats(np.maximum),
-    "arith.minimumf": floats(np.minimum),
+    "arith.maximumf": floats(maximum),
+    "arith.minimumf": floats(minimum),
     "arith.negf": convert(np.negative),
     "arith.addi": integers(np.add),
     "arith.subi": integers(np.subtract),
@@ -146,7 +156,7 @@ ARITH: Mapping[str, Handler] = {
     "arith.extsi": convert(signed),
     "arith.extui": convert(unsigned),
     "arith.trunci": truncate_integer,
-    "arith.index_cast": convert(signed),
+    "arith.index_cast": truncate_integer,
     "arith.sitofp": convert(signed),
     "arith.uitofp": convert(unsigned),
     "arith.fptosi": float_to_integer,
