@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 from filecheck.finput import FInput
 from filecheck.matcher import Matcher
 from filecheck.options import Options
@@ -34,6 +35,12 @@ RUN = "// RUN:"
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Each test draws the same tensors however many ran before it."""
+    torch.manual_seed(0)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
