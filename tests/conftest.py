@@ -40,7 +40,7 @@ if os.environ.get("CI"):
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Each test draws the same tensors however many ran before it."""
-    torch.manual_seed(0)
+    torch.set_rng_state(torch.Generator().manual_seed(0).get_state())
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
