@@ -34,7 +34,7 @@ tests:
 
 # Kernels, their emission and offline compilation once more with the oldest Triton supported.
 triton36: $(VENV)-triton36/.installed
-	$(VENV)-triton36/bin/python -m pytest -n 2 tests/numeric/test_triton_kernels.py tests/unit/codegen
+	$(VENV)-triton36/bin/python -m pytest -n 2 tests/numeric/test_kernels.py tests/unit/codegen
 
 $(VENV)-triton36/.installed: pyproject.toml constraints-triton36.txt
 	$(PYTHON) -m venv $(VENV)-triton36

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..cost_model.cpus import CPUS
 from ..ir.core import Operation
-from ..ir.diagnostics import CompileError, error
+from ..ir.diagnostics import CompileError
 from ..ir.dialects.attn import AttentionOp
 from ..ir.location import Location
 from ..passes.manager import Pass, PassContext
@@ -18,15 +19,17 @@ from ..passes.pipeline import Observer, PassPipeline, RunSettings
 from .algebra import describe
 from .capture import Captured, capture, placeholder_examples, restore_mutations
 from .custom_op import register_site
-from .dump import Dump, Listener
+from .dump import ENDINGS, KERNEL_STEP, Dump, Listener
 from .fx_export import export_graph
 from .fx_import import Imported, import_graph
 from .head_dims import specialise_head_dims
 from .options import Options
 from .pipelines import RAISE
+from .places import Place, place_for, warn_once
 from .refusals import ATTENTION_OPS, refusal
 from .report import GraphReport, Report, SiteReport, location_text
 from .sites import CompiledSite, SiteCompiler, canonical_text, capture_names, outline
+from .torch_types import example_of, symbol_text
 
 
 @dataclass
@@ -60,12 +63,13 @@ class Compilation:
         self, captured: Captured, examples: Sequence[Any], dump: Dump
     ) -> tuple[Imported, Mapping[Operation, Site], PassContext]:
         """Raise, and once more without the sites that turned out to have no kernel, until all have one."""
+        sizes = example_sizes(captured.graph_module)
         while True:
             imported = import_graph(captured.graph_module, self._is_hidden)
             dump.module("main", "aten", imported.module)
             context = PassContext()
             PassPipeline(RAISE).run(imported.module, context, RunSettings(observe=_dumping(dump)))
-            sites, failures = self._compile_sites(imported, examples, dump)
+            sites, failures = self._compile_sites(imported, examples, sizes, dump)
             if not failures:
                 return imported, sites, context
             self.hidden |= failures
@@ -74,38 +78,46 @@ class Compilation:
         return name in ATTENTION_OPS and location in self.hidden
 
     def _compile_sites(
-        self, imported: Imported, examples: Sequence[Any], dump: Dump
+        self, imported: Imported, examples: Sequence[Any], sizes: Mapping[str, int], dump: Dump
     ) -> tuple[Mapping[Operation, Site], dict[Location, str]]:
         sites: dict[Operation, Site] = {}
         failures: dict[Location, str] = {}
         for op in [op for op in imported.module.walk() if AttentionOp.match(op)]:
             name = f"attention_{self.graph.number}_{len(sites)}"
             try:
-                backend, why = self._backend(examples)
-                module = outline(op, name)
-                sites[op] = self._compiled(name, module, backend, why, dump)
+                place = self._place(examples)
+                if place.warning:
+                    self._warn(place.warning)
+                sites[op] = self._compiled(name, outline(op, name), place, example_queries(op, sizes), dump)
             except CompileError as problem:
                 failures[op.location] = problem.diagnostics[0].message
         return sites, failures
 
-    def _backend(self, examples: Sequence[Any]) -> tuple[str, str]:
+    def _place(self, examples: Sequence[Any]) -> Place:
         if self.device:
-            return "triton", f"triton, compiled for {self.device} and not run"
-        return backend_for(self.options.backend, examples)
+            backend = "native" if self.device in CPUS else "triton"
+            return Place(backend, f"{backend}, compiled for {self.device} and not run")
+        return place_for(self.options.backend, examples)
 
-    def _compiled(self, name: str, module: Operation, backend: str, why: str, dump: Dump) -> Site:
-        options = replace(self.options, backend=backend)
-        key = (canonical_text(module), backend, self.compile_site)
+    def _warn(self, warning: str) -> None:
+        """Say once for each graph, and once aloud, that this is not what a user hopes for."""
+        if warning not in self.graph.notes:
+            self.graph.notes.append(warning)
+        warn_once(warning)
+
+    def _compiled(self, name: str, module: Operation, place: Place, queries: int | None, dump: Dump) -> Site:
+        options = replace(self.options, backend=place.backend)
+        key = (canonical_text(module), place.backend, self.compile_site)
         if key not in _kernels or not self.options.cache:
-            compiled = self.compile_site(module, options)
+            compiled = self.compile_site(module, options, queries)
             _kernels[key] = (compiled, register_site(compiled.runner))
         compiled, number = _kernels[key]
         self.compiled[name] = compiled
         dump.module(name, "outline", module)
-        for step, text in compiled.steps:
-            dump.step(name, step, "mlir", text)
-        dump.step(name, "kernel", "py", compiled.kernel_source)
-        return Site(name, compiled, number, why)
+        _dump_kernel(dump, name, compiled.language, compiled.steps, compiled.kernel_source)
+        if dump.wanted:
+            compiled.watch(lambda which, *rest: _dump_kernel(dump, f"{name}.{which}", compiled.language, *rest))
+        return Site(name, compiled, number, place.why)
 
     def _report(self, imported: Imported, sites: Mapping[Operation, Site], context: PassContext) -> None:
         for op, site in sites.items():
@@ -130,6 +142,7 @@ class Site:
         return SiteReport(
             self.name, "fused", location_text(op.operation.location), "", op.operation.name,
             describe(op, capture_names(op)), self.backend, self.compiled.plan, self.compiled.kernel_source,
+            self.compiled.variants,
         )  # fmt: skip
 
 
@@ -137,19 +150,27 @@ _kernels: dict[tuple[str, str, SiteCompiler], tuple[CompiledSite, int]] = {}
 """Compiled sites of this process by canonical text, backend and compiler."""
 
 
-def backend_for(wanted: str, examples: Sequence[Any]) -> tuple[str, str]:
-    """The backend for tensors like `examples`, and why in words; CompileError where `wanted` cannot run them."""
-    kinds = {e.device.type for e in examples if isinstance(e, torch.Tensor)} or {"cpu"}
-    kind = "cuda" if "cuda" in kinds else min(kinds)
-    if kind not in ("cpu", "cuda"):
-        raise error(f"there are no kernels for tensors on '{kind}'; expected cpu or cuda")
-    if wanted == "triton" and kind == "cpu":
-        raise error("backend 'triton' needs tensors on a GPU, but they are on the cpu; expected backend 'interpret'")
-    if wanted != "auto":
-        return wanted, f"{wanted}, as asked"
-    if kind == "cuda":
-        return "triton", "triton, because tensors are on a GPU"
-    return "interpret", "interpret: Triton's interpreter, for correctness only, because tensors are on the cpu"
+def example_sizes(graph_module: fx.GraphModule) -> Mapping[str, int]:
+    """What the symbolic sizes in a graph are in the call it was captured from, by their text."""
+    sizes: dict[str, int] = {}
+    for node in graph_module.graph.nodes:
+        value = node.meta.get("val")
+        for size in value.shape if isinstance(value, torch.Tensor) else ():
+            if isinstance(size, torch.SymInt) and (number := example_of(size)) is not None:
+                sizes[symbol_text(size)] = number
+    return sizes
+
+
+def example_queries(op: Operation, sizes: Mapping[str, int]) -> int | None:
+    """How many queries an attention has in the call it was captured from; None where that is not known."""
+    length = AttentionOp(op).shapes[0].shape[2]
+    return length if isinstance(length, int) else sizes.get(str(length))
+
+
+def _dump_kernel(dump: Dump, scope: str, language: str, steps: Sequence[tuple[str, str]], source: str) -> None:
+    for step, text in steps:
+        dump.step(scope, step, "mlir", text)
+    dump.step(scope, KERNEL_STEP, ENDINGS[language], source)
 
 
 def _dumping(dump: Dump) -> Observer:

@@ -10,39 +10,48 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..cost_model.cpus import CPUS
 from ..cost_model.devices import INTERPRETER, TARGETS
 from ..ir.diagnostics import CompileError, error
 from ..ir.location import UNKNOWN
 from ..passes.registry import PASSES
-from .dump import Step, check_directory, write_whole
+from .dump import ENDINGS, KERNEL_STEP, Step, check_directory, write_whole
+from .host_cpu import host_target
 from .input_spec import parse_input
+from .native_support import native_problem
 from .options import RESTS
 from .target import load_target, parse_config
 from .user_failure import FAILURES, failure
 
 if TYPE_CHECKING:
     from .backend import Backend
+    from .native_offline import OfflineNative
     from .offline import OfflineKernel
 
-STAGES = ("aten", "attn", "tile", "triton")
-ASSEMBLIES = ("ttir", "ttgir", "llir", "ptx", "cubin", "amdgcn", "hsaco")
+    Offline: TypeAlias = OfflineKernel | OfflineNative
+
+GENERAL = ("aten", "attn", "tile")
+STAGES = (*GENERAL, "triton", "mlir")
+ASSEMBLIES = ("ttir", "ttgir", "llir", "ptx", "cubin", "amdgcn", "hsaco", "asm")
+FOR_CPUS = ("mlir", "asm")
 DEVICES = tuple(name for name in TARGETS if name != INTERPRETER)
 BINARY = ("cubin", "hsaco")
 EVERY = "*"
 _LOCATION = re.compile(r' loc\("(?:[^"\\]|\\.)*":\d+:\d+\)')
-DEFAULT_TARGET = "sm_90"
+DEFAULT_GPU = "sm_90"
+HERE = f"this CPU, or {DEFAULT_GPU} where there is a GPU or no native code"
 
 
 def run(argv: Sequence[str]) -> int:
     """`attir compile` of the command line."""
     parser = argument_parser("attir compile", __doc__)
     add = parser.add_argument
-    add("--target", choices=DEVICES, help=f"compile kernels for this device, without one ({DEFAULT_TARGET})")
+    add("--target", choices=DEVICES, help=f"compile kernels for this device, without running them ({HERE})")
     add("--emit", choices=(*STAGES, *ASSEMBLIES), metavar="STAGE", help=f"print {', '.join((*STAGES, *ASSEMBLIES))}")
     add("--output", "-o", metavar="FILE", help="write what --emit shows to a file")
     add("--check", action="store_true", help="run the result and compare it with eager PyTorch")
@@ -64,7 +73,26 @@ def _conflict(arguments: argparse.Namespace) -> str:
         return "--output is the file for what --emit shows; add --emit"
     if arguments.emit in BINARY and not arguments.output:
         return f"{arguments.emit} is binary: name a file with --output"
-    return ""
+    return _wrong_stage(arguments.emit, arguments.target)
+
+
+def _wrong_stage(stage: str | None, target: str | None) -> str:
+    if stage is None or target is None or stage in GENERAL or (stage in FOR_CPUS) == (target in CPUS):
+        return ""
+    if target in CPUS:
+        return f"{stage} is for GPUs, but {target} is a CPU; expected --emit {', '.join((*GENERAL, *FOR_CPUS))}"
+    return f"{stage} is for CPUs, but {target} is a GPU; expected --target {', '.join(CPUS)}"
+
+
+def default_target(stage: str | None = None) -> str:
+    """The device that kernels are shown for where none is named: one that has the wanted stage, if any is wanted."""
+    if stage in FOR_CPUS:
+        return host_target()
+    if stage is not None and stage not in GENERAL:
+        return DEFAULT_GPU
+    import torch
+
+    return DEFAULT_GPU if torch.cuda.is_available() or native_problem() else host_target()
 
 
 def argument_parser(program: str, description: str | None) -> argparse.ArgumentParser:
@@ -149,7 +177,7 @@ class _Session:
         self._check_pass_names()
         from .backend import refusals
 
-        device = arguments.target or DEFAULT_TARGET
+        device = arguments.target or default_target(arguments.emit)
         if arguments.output:
             check_directory(Path(arguments.output).parent)
         capture = Capture(arguments, executes=arguments.check, target_device=device)
@@ -158,7 +186,7 @@ class _Session:
         self._print_steps(capture.steps)
         if not backend.compiled and (refused := refusals(backend.report.sites)):
             raise CompileError(*refused)
-        compiled = self._offline(backend, device) if self._needs_offline() else {}
+        compiled: Mapping[str, Offline] = self._offline(backend, device) if self._needs_offline() else {}
         for name, kernel in compiled.items():
             print(f"{name} for {kernel.summary}", file=sys.stderr if arguments.emit else sys.stdout)
         if arguments.emit:
@@ -182,7 +210,7 @@ class _Session:
 
     def _print_steps(self, steps: Sequence[Step]) -> None:
         last: dict[tuple[int, str], str] = {}
-        for step in (s for s in steps if s.kind == "mlir"):
+        for step in (s for s in steps if s.kind == "mlir" and s.name != KERNEL_STEP):
             key = step.graph, step.scope
             text, before = _LOCATION.sub("", step.text), last.get(key)
             arguments = self.arguments
@@ -194,7 +222,7 @@ class _Session:
                 _to_stderr("after", step, text)
             last[key] = text
 
-    def _emit(self, steps: Sequence[Step], compiled: dict[str, OfflineKernel], backend: Backend) -> None:
+    def _emit(self, steps: Sequence[Step], compiled: Mapping[str, Offline], backend: Backend) -> None:
         stage, output = self.arguments.emit, self.arguments.output
         pieces = stage_texts(steps, stage) if stage in STAGES else [k.emit(stage) for k in compiled.values()]
         if not pieces:
@@ -202,7 +230,7 @@ class _Session:
             raise error(
                 f"there is nothing to emit: no attention was found in '{self.arguments.subject}'", UNKNOWN, *notes
             )
-        separator = "// -----\n" if stage in STAGES[:3] else "\n"
+        separator = "// -----\n" if stage in (*GENERAL, "mlir") else "\n"
         whole = b"".join(p for p in pieces if isinstance(p, bytes)) or separator.join(
             p for p in pieces if isinstance(p, str)
         )
@@ -215,16 +243,15 @@ class _Session:
 
     # --- kernels
 
-    def _offline(self, backend: Backend, device: str) -> dict[str, OfflineKernel]:
-        from .offline import compile_offline
-        from .without_running import distinct_kernels
+    def _offline(self, backend: Backend, device: str) -> Mapping[str, Offline]:
+        from .without_running import compile_without_running, distinct_kernels
 
         kernels = distinct_kernels(backend)
         if not kernels and self.arguments.emit is None:
             print(backend.report)
         for name in kernels:
             print(f"compiling {name} for {device}", file=sys.stderr)
-        return {name: compile_offline(kernel.triton, device) for name, kernel in kernels.items()}
+        return {name: compile_without_running(kernel, device) for name, kernel in kernels.items()}
 
     def _check(self, result: Any, eager: Any) -> int:
         from .agreement import compare
@@ -236,8 +263,8 @@ class _Session:
 
 def stage_texts(steps: Sequence[Step], stage: str) -> list[str]:
     """The texts of one stage: whole graphs for aten and attn, one for each distinct kernel otherwise."""
-    if stage == "triton":
-        found = [s.text for s in steps if s.name == "kernel"]
+    if stage in ENDINGS:
+        found = [s.text for s in steps if s.name == KERNEL_STEP and s.kind == ENDINGS[stage]]
     elif stage == "tile":
         found = [s.text for s in steps if s.name == "dce" and s.scope != "main"]
     else:

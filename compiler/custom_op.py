@@ -57,7 +57,9 @@ def _attention_under_autograd(
             "attir::attention has no gradient yet, but an input requires one: "
             "call the compiled model under torch.no_grad() or requires_grad_(False)"
         )
-    if type(q) in _PLAIN and not q.is_meta and not _dispatch_modes():
+    plain = type(q) in _PLAIN and not q.is_meta and not _dispatch_modes()
+    # A tensor may be a promise of its negative, which the dispatcher keeps before a kernel reads memory.
+    if plain and not (q.is_neg() or k.is_neg() or v.is_neg() or any(map(torch.Tensor.is_neg, captures))):
         return _runners[site](q, k, v, captures, want_lse)
     with _below_autograd():
         return attention_op()(q, k, v, captures, site, want_lse)

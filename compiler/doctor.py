@@ -8,9 +8,12 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..ir.diagnostics import CompileError
+from .host_cpu import host_name, host_target
+from .native_support import native_problem
 from .version import VERSION
 
 PACKAGES = ("torch", "triton", "torch-mlir", "numpy", "lark", "transformers")
@@ -56,12 +59,20 @@ def _packages() -> list[Finding]:
 def _works() -> list[Finding]:
     checks: list[tuple[str, Callable[[], str]]] = [
         ("reads and writes IR", _check_text),
-        ("Triton's interpreter", _check_interpreter),
+        ("Triton's interpreter", partial(_check_attention, "interpret")),
         ("offline compile for sm_90", _check_offline),
         ("GPU", _check_gpu),
         ("kernel cache", _check_cache),
     ]
-    return [_checked(what, check) for what, check in checks]
+    return [_native(), *(_checked(what, check) for what, check in checks)]
+
+
+def _native() -> Finding:
+    """What the CPU is, and whether its native kernels work."""
+    if problem := native_problem():
+        return Finding("-", "native kernels", f"{problem} (this CPU: {host_name()})")
+    checked = _checked("native kernels", partial(_check_attention, "native"))
+    return Finding(checked.mark, checked.what, f"{host_target()} on {host_name()}: {checked.detail}")
 
 
 def _checked(what: str, check: Callable[[], str]) -> Finding:
@@ -81,7 +92,7 @@ def _check_text() -> str:
     return f"{len(text.splitlines())} lines round trip"
 
 
-def _check_interpreter() -> str:
+def _check_attention(backend: str) -> str:
     torch: Any = importlib.import_module("torch")
     from .api import compile as attir_compile
 
@@ -89,7 +100,7 @@ def _check_interpreter() -> str:
         return torch.softmax(q @ k.transpose(-1, -2) * 0.25, -1) @ v
 
     q, k, v = (torch.randn(1, 2, 24, 16) for _ in range(3))
-    compiled = attir_compile(attention, backend="interpret", strict=True)
+    compiled = attir_compile(attention, backend=backend, strict=True, cache=False)
     with torch.no_grad():
         difference = (compiled(q, k, v) - attention(q, k, v)).abs().max().item()
     if difference > 1e-5:
@@ -109,7 +120,7 @@ def _check_offline() -> str:
 def _check_gpu() -> str:
     torch: Any = importlib.import_module("torch")
     if not torch.cuda.is_available():
-        return "none: CPU tensors run in Triton's interpreter, for correctness only"
+        return "none: kernels run on the CPU"
     major, minor = torch.cuda.get_device_capability()
     return f"{torch.cuda.get_device_name()} (sm_{major}{minor})"
 
@@ -122,7 +133,8 @@ def _check_cache() -> str:
     probe = folder / ".probe"
     probe.write_text("")
     probe.unlink()
-    return str(folder)
+    files = [p.stat().st_size for p in folder.rglob("*") if p.is_file()]
+    return f"{folder}: {len(files)} files, {sum(files) / 1e6:.1f} MB"
 
 
 def _known_failures() -> list[Finding]:

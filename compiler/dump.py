@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -13,13 +13,19 @@ from ..ir.core import Operation
 from ..ir.diagnostics import error
 from ..ir.printer import print_operation
 
+KERNEL_STEP = "kernel"
+"""The step that is no pass: what was emitted."""
+
+ENDINGS: Mapping[str, str] = {"triton": "py", "mlir": "mlir"}
+"""How files with kernels end, by language."""
+
 
 @dataclass(frozen=True)
 class Step:
     """The text after one step: IR after a pass, or what was emitted.
 
     `scope` is "main" for the whole graph or the name of a site, `name` the pass or stage, `kind`
-    the file's ending, `mlir` for IR.
+    the file's ending, `mlir` for IR, and for kernels of MLIR's own dialects.
     """
 
     graph: int

@@ -26,7 +26,7 @@ def source_file(source: str, name: str) -> Path:
     path = cache_directory() / "kernels" / f"{name}_{digest}.py"
     if not path.exists():
         try:
-            _write_atomically(path, source)
+            write_atomically(path, source.encode())
         except OSError as problem:
             raise error(
                 f"cannot write a kernel to the cache at {path.parent}: {problem.strerror}; set ATTIR_CACHE_DIR"
@@ -34,12 +34,13 @@ def source_file(source: str, name: str) -> Path:
     return path
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
+    """Make `path` hold `data`; whoever reads it meanwhile sees what it held before. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
         Path(temporary).replace(path)
     except OSError:
         Path(temporary).unlink(missing_ok=True)

@@ -1,43 +1,34 @@
-"""From one outlined attention to a kernel: analyse, plan, lower, emit; once for equal programs."""
+"""From one outlined attention to a kernel that can be called: native, Triton, or interpreted."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from ..codegen.triton import TritonKernel, emit_kernel
-from ..ir.attributes import Attribute, DictAttr, FloatAttr, IntegerAttr, StringAttr
 from ..ir.core import Operation
-from ..ir.diagnostics import error, op_error
-from ..ir.dialects.attn import AttentionOp
-from ..ir.dialects.tile import KernelOp
+from ..ir.diagnostics import error
 from ..ir.printer import print_operation
-from ..passes.manager import Pass, PassContext
-from ..passes.pipeline import PassPipeline, RunSettings
+from .lowering import Lowered, lower
 from .options import Options
-from .pipelines import LOWER, schedule
-from .sites import CompiledSite, Runner
+from .report import Variant
+from .sites import CompiledSite, Runner, Watcher
+
+if TYPE_CHECKING:
+    from .native_kernels import CpuKernel
 
 INTERPRETER = "interpret"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One attention as a Triton module for `target`, with every decision on the way.
+    """One attention as a Triton module, and how it came to be."""
 
-    `plan` is the schedule, `structure` what is known of the mask, `steps` the IR after every
-    pass, `group` the query heads for each key head.
-    """
-
-    target: str
+    lowered: Lowered
     triton: TritonKernel
-    plan: Mapping[str, Any]
-    structure: Mapping[str, Any]
-    steps: tuple[tuple[str, str], ...]
-    group: int
-    has_lse: bool
+    language = "triton"
 
     @property
     def source(self) -> str:
@@ -46,23 +37,36 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Site:
-    """A kernel that can be called, in the form the backend asks for."""
+    """A kernel that can be called, in the form the backend asks for.
+
+    Where kernels are compiled as sizes ask for them, `kernel` is the one for the first call,
+    `variants` lists all so far, and `watchers` hear of those to come.
+    """
 
     runner: Runner
-    kernel: Kernel
+    kernel: Kernel | CpuKernel
+    variants: Sequence[Variant] = ()
+    watchers: list[Callable[[CpuKernel], None]] = field(default_factory=list["Callable[[CpuKernel], None]"])
 
     @property
     def plan(self) -> Mapping[str, Any]:
-        return {**self.kernel.plan, "mask": dict(self.kernel.structure)}
+        return self.kernel.lowered.decisions
 
     @property
     def kernel_source(self) -> str:
         return self.kernel.source
 
     @property
+    def language(self) -> str:
+        return self.kernel.language
+
+    @property
     def steps(self) -> Sequence[tuple[str, str]]:
         """The IR after each pass since outlining; each text can be read again."""
-        return self.kernel.steps
+        return self.kernel.lowered.steps
+
+    def watch(self, watcher: Watcher) -> None:
+        self.watchers.append(lambda kernel: watcher(kernel.choice.name, kernel.lowered.steps, kernel.source))
 
 
 _kernels: dict[tuple[str, str], Kernel] = {}
@@ -70,56 +74,40 @@ _lock = threading.Lock()
 
 
 def build_kernel(module: Operation, target: str) -> Kernel:
-    """The kernel for an outlined attention (see `sites.outline`) on `target`; equal modules share one.
+    """The Triton kernel for an outlined attention (see `sites.outline`) on `target`; equal modules share one.
 
-    `target` is a device such as "sm_90", or "interpret". `module` is left as it is. Raises
+    `target` is a GPU such as "sm_90", or "interpret". `module` is left as it is. Raises
     CompileError where no kernel exists.
     """
     key = (print_operation(module, locations=True), target)
     with _lock:
         if key not in _kernels:
-            _kernels[key] = _build(module.clone(), target)
+            _kernels[key] = _build(module, target)
         return _kernels[key]
 
 
 def _build(module: Operation, target: str) -> Kernel:
-    context, steps = PassContext(), list[tuple[str, str]]()
-
-    def observe(moment: str, step: Pass, result: Operation) -> None:
-        if moment == "after":
-            steps.append((step.name, print_operation(result, locations=True)))
-
-    settings = RunSettings(observe=observe)
-    PassPipeline(schedule(target)).run(module, context, settings)
-    attention = next((AttentionOp(op) for op in module.walk() if AttentionOp.match(op)), None)
-    if attention is None:
-        op_error(module, "holds no attention to make a kernel of")
-    group, has_lse = attention.group.value, bool(attention.lse.uses)
-    plan, structure = readable(attention.schedule), readable(attention.structure)
-    PassPipeline(LOWER).run(module, context, settings)
-    lowered = next(op for op in module.walk() if KernelOp.match(op))
-    return Kernel(target, emit_kernel(lowered), plan, structure, tuple(steps), group, has_lse)
+    lowered = lower(module, target)
+    return Kernel(lowered, emit_kernel(lowered.kernels[0]))
 
 
-def readable(hint: DictAttr | None) -> dict[str, Any]:
-    """A hint as plain Python values."""
-    return {key: _plain(value) for key, value in (hint.items if hint else ())}
+def compile_site(module: Operation, options: Options, queries: int | None = None) -> CompiledSite:
+    """A kernel for an outlined attention that can be called on tensors, for the backend in `options`.
 
+    `queries` is how many queries the first call brings, where that is known.
+    """
+    if options.backend == "auto":
+        raise error("a backend must be chosen before a site is compiled; expected 'native', 'triton' or 'interpret'")
+    if options.backend == "native":
+        from .native_runtime import native_site
 
-def _plain(value: Attribute) -> Any:
-    return value.value if isinstance(value, IntegerAttr | FloatAttr | StringAttr) else str(value)
-
-
-def compile_site(module: Operation, options: Options) -> CompiledSite:
-    """A kernel for an outlined attention that can be called on tensors, for the backend in `options`."""
+        return native_site(module, queries, cache=options.cache)
     from .triton_runtime import KernelRunner
 
-    if options.backend == "auto":
-        raise error("a backend must be chosen before a site is compiled; expected 'interpret' or 'triton'")
     where = "interpret" if options.backend == INTERPRETER else "triton"
     target = INTERPRETER if where == "interpret" else current_gpu()
-    kernel = build_kernel(module, target) if options.cache else _build(module.clone(), target)
-    return Site(KernelRunner(kernel.triton, kernel.group, kernel.has_lse, where), kernel)
+    kernel = build_kernel(module, target) if options.cache else _build(module, target)
+    return Site(KernelRunner(kernel.triton, kernel.lowered.group, kernel.lowered.has_lse, where), kernel)
 
 
 def current_gpu() -> str:
@@ -129,5 +117,5 @@ def current_gpu() -> str:
     from .triton_runtime import gpu_target
 
     if not torch.cuda.is_available():
-        raise error("backend 'triton' needs a GPU, and PyTorch sees none; use backend 'interpret' on the CPU")
+        raise error("backend 'triton' needs a GPU, and PyTorch sees none; use backend 'native' on the CPU")
     return gpu_target(torch.device("cuda", torch.cuda.current_device()))

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..ir.diagnostics import error
 from .dump import check_directory
+from .native_support import native_problem
 
-BACKENDS = ("auto", "interpret", "triton")
+BACKENDS = ("auto", "native", "triton", "interpret")
 RESTS = ("eager", "inductor")
 AUTOTUNES = ("off",)
 
@@ -19,10 +20,10 @@ AUTOTUNES = ("off",)
 class Options:
     """The options of `attir.compile`; raises CompileError on one that is unknown or not available.
 
-    `backend` runs fused sites: "triton" on a GPU, "interpret" in Triton's interpreter on the CPU,
-    "auto" by where the tensors are. `rest` runs everything else. `strict` turns refused sites
-    into errors. `dump` is a directory for the IR of every step and the kernels. `cache=False`
-    compiles every site anew.
+    `backend` runs fused sites: "native" as machine code on the CPU, "triton" on a GPU, "interpret"
+    in Triton's interpreter on the CPU, for correctness only; "auto" goes by where the tensors are.
+    `rest` runs everything else. `strict` turns refused sites into errors. `dump` is a directory for
+    the IR of every step and the kernels. `cache=False` compiles every site anew.
     """
 
     backend: str = "auto"
@@ -38,6 +39,8 @@ class Options:
 
     def __post_init__(self) -> None:
         _one_of("backend", self.backend, BACKENDS)
+        if self.backend == "native" and (problem := native_problem()):
+            raise error(f"backend 'native' cannot run here: {problem}")
         _one_of("rest", self.rest, RESTS)
         if self.autotune not in AUTOTUNES:
             raise error(f"autotune={self.autotune!r} is not available yet; only 'off' is")

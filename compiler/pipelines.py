@@ -18,6 +18,9 @@ LOWER: tuple[Pass, ...] = (LowerAttention(), Canonicalize(), CommonSubexpression
 """From a scheduled attention to a kernel."""
 
 
-def schedule(target: str) -> tuple[Pass, ...]:
-    """What decides how an attention runs on `target`, and leaves it an attention."""
-    return (AnalyzeMask(), PlanAttention(target), Canonicalize(), CommonSubexpressionElimination())
+def schedule(target: str, rows: int = 0) -> tuple[Pass, ...]:
+    """What decides how an attention runs on `target`, and leaves it an attention.
+
+    `rows` is for how many pairs of query and head of a group it is made; 0 for any number.
+    """
+    return (AnalyzeMask(), PlanAttention(target, rows), Canonicalize(), CommonSubexpressionElimination())

@@ -16,8 +16,22 @@ NOTHING_YET = "nothing was captured yet: call the compiled object once, then exp
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One of several kernels of a site: which calls it is for, where its code came from, how it is scheduled."""
+
+    calls: str
+    origin: str
+    plan: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    kernel_source: str = ""
+
+
+@dataclass(frozen=True)
 class SiteReport:
-    """One attention: what it computes, what became of it, and the reason where it was refused."""
+    """One attention: what it computes, what became of it, and the reason where it was refused.
+
+    Where kernels are compiled as the sizes of calls ask for them, `variants` lists them so far, and
+    `plan` and `kernel_source` are those of the first.
+    """
 
     name: str
     status: Status
@@ -28,24 +42,29 @@ class SiteReport:
     backend: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict[str, Any])
     kernel_source: str = ""
+    variants: Sequence[Variant] = ()
 
     def __str__(self) -> str:
-        lines = [f"{self.name}  {self.status}  {shortened(self.location)}"]
-        told = {"computes": self.form, "backend": self.backend, **_plan_lines(self.plan), "reason": self.reason}
+        told = [("computes", self.form), ("backend", self.backend)]
+        for variant in self.variants:
+            told += [("variant", f"{variant.calls} ({variant.origin})"), *_plan_lines(variant.plan)]
+        told += [] if self.variants else _plan_lines(self.plan)
+        told += [("visits", _visited(self.plan.get("mask", {}))), ("reason", self.reason)]
         if self.kernel_source:
-            told["kernel"] = f"{len(self.kernel_source.splitlines())} lines (.kernel_source)"
-        lines += [f"    {label:<10}{text}" for label, text in told.items() if text]
-        return "\n".join(lines)
+            told.append(("kernel", f"{len(self.kernel_source.splitlines())} lines (.kernel_source)"))
+        lines = [f"    {label:<10}{text}" for label, text in told if text]
+        return "\n".join([f"{self.name}  {self.status}  {shortened(self.location)}", *lines])
 
     def to_json(self) -> str:
         """This site alone as a JSON object."""
         return json.dumps(asdict(self), indent=2, default=str)
 
 
-def _plan_lines(plan: Mapping[str, Any]) -> dict[str, str]:
-    """A plan in words: its numbers, why these, and which keys a query row visits."""
-    numbers = ", ".join(f"{k}={v}" for k, v in plan.items() if k not in ("reason", "mask"))
-    return {"plan": numbers, "because": str(plan.get("reason", "")), "visits": _visited(plan.get("mask", {}))}
+def _plan_lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A plan in words: its numbers, and why these."""
+    hidden = ("reason", "mask", *(("num_warps", "num_stages") if plan.get("lanes") else ()))
+    numbers = ", ".join(f"{k}={v}" for k, v in plan.items() if k not in hidden)
+    return [("plan", numbers), ("because", str(plan.get("reason", "")))]
 
 
 def _visited(mask: Mapping[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from ..ir.attributes import Attribute, Dim, FunctionType, StringAttr, Symbol, TensorType, f32
 from ..ir.core import Block, Operation, Region, Value
@@ -15,15 +15,22 @@ from ..ir.location import UNKNOWN
 from ..ir.printer import print_operation
 from .custom_op import Runner
 from .options import Options
+from .report import Variant
 
 B, H, K, M, N = (Symbol(name) for name in "BHKMN")
+
+
+Watcher: TypeAlias = Callable[[str, Sequence[tuple[str, str]], str], None]
+"""Hears of a kernel: a name among those of its site, the passes with the IR after each, its text."""
 
 
 class CompiledSite(Protocol):
     """A kernel for one outlined attention.
 
-    `plan` says how it was scheduled, `kernel_source` is its text, `steps` are the passes it went
-    through with the IR after each.
+    `plan` says how it was scheduled, `kernel_source` is its text in `language` ("triton" or
+    "mlir"), `steps` are the passes it went through with the IR after each. Where kernels are
+    compiled as the sizes of calls ask for them, these are of the first, `variants` grows, and those
+    who `watch` hear of each.
     """
 
     @property
@@ -33,13 +40,21 @@ class CompiledSite(Protocol):
     @property
     def kernel_source(self) -> str: ...
     @property
+    def language(self) -> str: ...
+    @property
     def steps(self) -> Sequence[tuple[str, str]]: ...
+    @property
+    def variants(self) -> Sequence[Variant]: ...
+    def watch(self, watcher: Watcher) -> None: ...
 
 
 class SiteCompiler(Protocol):
-    """Compiles an outlined attention for the backend that `options` names; raises CompileError where it cannot."""
+    """Compiles an outlined attention for the backend that `options` names; raises CompileError where it cannot.
 
-    def __call__(self, module: Operation, options: Options) -> CompiledSite: ...
+    `queries` is how many queries the first call brings, where that is known.
+    """
+
+    def __call__(self, module: Operation, options: Options, queries: int | None = None) -> CompiledSite: ...
 
 
 def outline(op: Operation, name: str) -> Operation:

@@ -80,6 +80,12 @@ def known_number(value: object) -> int | float | bool | None:
     return int(expression) if isinstance(value, torch.SymInt) else float(expression)
 
 
+def example_of(size: torch.SymInt) -> int | None:
+    """What a symbolic size is in the call that is being captured; None where its value is not known then."""
+    number = cast(Any, size).node.hint
+    return int(number) if isinstance(number, int) else None
+
+
 def dim_of(size: int | torch.SymInt) -> Dim:
     """One dimension: a constant, a symbol, or unknown where the expression has no MLIR-safe text."""
     if isinstance(size, int):

@@ -10,26 +10,14 @@ from typing import Any, Literal, cast
 import torch
 
 from ..codegen.triton import OffsetBound, TritonKernel
-from ..ir.attributes import TensorType, Type
 from ..ir.diagnostics import error
 from .kernel_cache import cache_directory, load_module
+from .runner_checks import Inputs
 from .triton_interpreter import interpreted, language_lock
 
 __all__ = ["KernelRunner", "cache_directory", "load_kernel"]
 
 Where = Literal["interpret", "triton"]
-
-_DTYPES: dict[str, torch.dtype] = {
-    "f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64,
-    "i1": torch.bool, "i8": torch.int8, "i16": torch.int16, "i32": torch.int32, "i64": torch.int64, "ui8": torch.uint8,
-}  # fmt: skip
-
-
-def torch_dtype(type_: Type) -> torch.dtype:
-    """The dtype of tensors that hold `type_`; CompileError where kernels cannot read it."""
-    if str(type_) not in _DTYPES:
-        raise error(f"kernels cannot read tensors of {type_}")
-    return _DTYPES[str(type_)]
 
 
 def load_kernel(source: str, name: str, where: Where) -> Callable[..., None]:
@@ -53,7 +41,8 @@ class KernelRunner:
     _loading: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.inputs = self.kernel.tensors[: -2 if self.has_lse else -1]
+        types = self.kernel.tensors[: -2 if self.has_lse else -1]
+        self.inputs = Inputs(tuple(p.value for p in self.kernel.parameters[: len(types)]), types, self.group)
 
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
@@ -93,40 +82,10 @@ class KernelRunner:
             return self.launch
 
     def _check(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Refuse what the kernel would misread; sizes that agree with its types."""
-        if len(tensors) != len(self.inputs):
-            raise error(f"the kernel takes {len(self.inputs)} tensors, but got {len(tensors)}")
-        for position, (tensor, type_) in enumerate(zip(tensors, self.inputs, strict=True)):
-            problem = _mismatch(tensor, type_, tensors[0].device)
-            if problem is not None:
-                raise error(f"{self.kernel.parameters[position].value} {problem}")
+        self.inputs.check(tensors)
         if (tensors[0].device.type == "cpu") != (self.where == "interpret"):
             raise error(f"the kernel is for backend '{self.where}', but the tensors are on {tensors[0].device}")
-        problem = _size_problem(tensors[0], tensors[1], tensors[2], self.group)
-        if problem is not None:
-            raise error(problem)
-
-
-def _mismatch(tensor: torch.Tensor, type_: TensorType, device: torch.device) -> str | None:
-    if tensor.device != device:
-        return f"is on {tensor.device}, but q is on {device}"
-    if tensor.dtype != torch_dtype(type_.element):
-        return f"must be {torch_dtype(type_.element)}, but is {tensor.dtype}"
-    wanted = [d if isinstance(d, int) else None for d in type_.shape]
-    if len(wanted) != tensor.dim() or any(w not in (None, a) for w, a in zip(wanted, tensor.shape, strict=True)):
-        shape = ", ".join("any" if w is None else str(w) for w in wanted)
-        return f"must have shape ({shape}), but has {tuple(tensor.shape)}"
-    return None
-
-
-def _size_problem(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: int) -> str | None:
-    if k.shape[:3] != v.shape[:3]:
-        return f"k and v must agree in batch, heads and length, but have {tuple(k.shape)} and {tuple(v.shape)}"
-    if q.shape[0] != k.shape[0]:
-        return f"q and k must have one batch size, but have {q.shape[0]} and {k.shape[0]}"
-    if q.shape[1] != k.shape[1] * group:
-        return f"q must have {group} heads for each of k's, but they have {q.shape[1]} and {k.shape[1]}"
-    return None
+        self.inputs.check_sizes(*tensors[:3])
 
 
 def check_offsets(bound: OffsetBound, tensor: torch.Tensor) -> None:

@@ -5,23 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..cost_model.cpus import CPUS
 from ..ir.core import Operation
 from .kernels import Kernel, Site, build_kernel
+from .native_kernels import CpuKernel, NativeKernels, calls_in_words, emit_native
 from .options import Options
+from .report import Variant
 from .sites import CompiledSite, SiteCompiler
 
 if TYPE_CHECKING:
     import torch
 
     from .backend import Backend
+    from .native_offline import OfflineNative
+    from .offline import OfflineKernel
 
 
 def kernels_for(device: str) -> SiteCompiler:
     """A compiler of sites for `device` whose runners return zeros: capture needs shapes, not values."""
 
-    def compile_site(module: Operation, options: Options) -> CompiledSite:
+    def compile_site(module: Operation, options: Options, queries: int | None = None) -> CompiledSite:
         del options
-        return Site(_zeros, build_kernel(module, device))
+        if device not in CPUS:
+            return Site(_zeros, build_kernel(module, device))
+        kernels = NativeKernels(module, device)
+        choice = kernels.choice(queries)
+        kernel = emit_native(module, device, choice)
+        calls = calls_in_words(choice, queries, kernels.group)
+        return Site(_zeros, kernel, [Variant(calls, "not run", kernel.lowered.decisions, kernel.source)])
 
     return compile_site
 
@@ -36,10 +47,21 @@ def _zeros(
     return q.new_zeros((*shape, v.shape[3])), torch.zeros(shape if want_lse else (0,), device=q.device)
 
 
-def distinct_kernels(backend: Backend) -> Mapping[str, Kernel]:
+def distinct_kernels(backend: Backend) -> Mapping[str, Kernel | CpuKernel]:
     """The kernels that a backend has compiled, each once, by the name of its first site."""
-    found: dict[str, Kernel] = {}
+    found: dict[str, Kernel | CpuKernel] = {}
     for name, site in backend.compiled.items():
         if isinstance(site, Site) and all(site.kernel.source != k.source for k in found.values()):
             found[name] = site.kernel
     return found
+
+
+def compile_without_running(kernel: Kernel | CpuKernel, device: str) -> OfflineKernel | OfflineNative:
+    """The machine code of a kernel, with what its compiler reports."""
+    if isinstance(kernel, CpuKernel):
+        from .native_offline import compile_native
+
+        return compile_native(kernel)
+    from .offline import compile_offline
+
+    return compile_offline(kernel.triton, device)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..ir.diagnostics import error
+from .cpus import CPUS
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,13 @@ DEVICES: Mapping[str, Device] = {device.name: device for device in (_A100, _H100
 INTERPRETER = "interpret"
 """The target that is no device: Triton's interpreter, which has no limits and no speed."""
 
-TARGETS: tuple[str, ...] = (*DEVICES, INTERPRETER)
+TARGETS: tuple[str, ...] = (*DEVICES, *CPUS, INTERPRETER)
 
 
 def device_named(target: str) -> Device:
     """The device called `target`, such as `sm_90`; fails for any other name."""
+    if target in CPUS:
+        raise error(f"target '{target}' is a CPU, and this needs one of {', '.join(DEVICES)}")
     if target not in DEVICES:
         raise error(f"target must be one of {', '.join(TARGETS)}, but is '{target}'")
     return DEVICES[target]

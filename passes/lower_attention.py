@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ..cost_model.resources import padded_width
-from ..ir.attributes import (
-    Attribute,
-    DenseArrayAttr,
-    FloatType,
-    FunctionType,
-    IntegerAttr,
-    StringAttr,
-    TensorType,
-    f32,
-    i1,
-    index,
-)
+from ..ir.attributes import DenseArrayAttr, FloatType, TensorType, f32
 from ..ir.builder import Builder
 from ..ir.core import Block, Operation, Region, Value
 from ..ir.diagnostics import op_error
-from ..ir.dialects.arith import (
-    AddFOp,
-    CmpFOp,
-    DivFOp,
-    DivSIOp,
-    MinSIOp,
-    MulFOp,
-    MulIOp,
-    RemSIOp,
-    SelectOp,
-    SubIOp,
-    TruncFOp,
-)
+from ..ir.dialects.arith import MinSIOp, MulFOp
 from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.func import FuncOp, ReturnOp
-from ..ir.dialects.math import Log2Op
-from ..ir.dialects.tensor import DimOp
-from ..ir.dialects.tile import KernelOp, LoadOp, ProgramIdOp, SliceOp, StoreOp
+from ..ir.dialects.tile import LoadOp, StoreOp
 from ..ir.dialects.tile import ReturnOp as KernelReturnOp
 from ..ir.dialects.tile import YieldOp as GridYieldOp
 from .analyze_mask import analyze_mask
-from .dce import drop_dead_code
-from .key_ranges import KeyRanges, key_ranges
+from .kernel_frame import KernelFrame, part_of, size_of, width_of
+from .key_ranges import KeyRanges, key_ranges, whole_tiles
 from .manager import Pass, PassContext
 from .mask_structure import MaskStructure
+from .merge_splits import PARTS, merge_kernel, partial_types
+from .row_tiles import Place, RowPositions, RowTiles
 from .schedule import Schedule
-from .softmax_loop import MINUS_INFINITY, Carried, Masking, Scaling, SoftmaxLoop
+from .softmax_loop import MINUS_INFINITY, Carried, Masking, Scaling, SoftmaxLoop, widened
+from .softmax_results import log_sum, one_where_zero, store_out
 from .tile_builder import ROWS, IndexMath, Tile, TileBuilder
 from .tile_regions import RegionPositions, TileRegion, hoist
 
@@ -59,7 +36,9 @@ class LowerAttention(Pass):
     """Replace each function that holds one attention by a kernel that computes it.
 
     Before: `func.func @f(q, k, v, captures...) -> (out[, lse])`, scheduled by `plan`. After:
-    `tile.kernel @f(q, k, v, captures..., out[, lse])`.
+    `tile.kernel @f(q, k, v, captures..., out[, lse])`. Where the schedule splits the keys:
+    `tile.kernel @f(q, k, v, captures..., part_out, part_lse)`, whose results have the number of parts
+    as their first size, and `tile.kernel @f_merge(part_out, part_lse, out[, lse])`.
     """
 
     name: ClassVar[str] = "lower-attention"
@@ -71,7 +50,13 @@ class LowerAttention(Pass):
                 continue
             site = _site(function)
             assert operation.parent is not None
-            operation.parent.insert_before(operation, _Lowering(site, Schedule.of(site.attention)).kernel())
+            schedule = Schedule.of(site.attention)
+            kernels = [_Lowering(site, schedule).kernel()]
+            if schedule.split:
+                results = ["out" if v is site.attention.out else "lse" for v in site.returned]
+                kernels.append(merge_kernel(site.attention, function.sym_name.value, results, schedule))
+            for kernel in kernels:
+                operation.parent.insert_before(operation, kernel)
             operation.erase()
             ctx.statistics["attentions lowered"] += 1
 
@@ -109,136 +94,132 @@ def _site(function: FuncOp) -> _Site:
 
 
 @dataclass(frozen=True)
-class _Head:
-    """Where one program works: its batch and heads, its first query row, and the sizes."""
-
-    b: Value
-    h: Value
-    key_head: Value
-    start_m: Value
-    query_length: Value
-    key_length: Value
-
-
-@dataclass(frozen=True)
 class _Lowering:
-    """Builds the kernel of one site."""
+    """Builds the kernel of one site; the one that leaves partial results where keys are split."""
 
     site: _Site
     schedule: Schedule
 
-    def kernel(self) -> Operation:
-        function, attention, schedule = self.site.function, self.site.attention, self.schedule
-        grid, body = self._block(), self._block()
-        self._emit_grid(Builder(grid, location=attention.operation.location), grid)
-        self._emit_body(Builder(body, location=attention.operation.location), body)
-        properties: dict[str, Attribute] = {
-            "sym_name": function.sym_name,
-            "function_type": FunctionType(tuple(a.type for a in body.arguments), ()),
-            "num_warps": IntegerAttr(schedule.num_warps),
-            "num_stages": IntegerAttr(schedule.num_stages),
-        }
-        kernel = KernelOp.create([], [], properties, [Region([grid]), Region([body])])
-        kernel.operation.location = attention.operation.location
-        if kernel.operation.location.known:
-            kernel.source = StringAttr(f"{kernel.operation.location.file}:{kernel.operation.location.line}")
-        drop_dead_code(kernel.operation)
-        return kernel.operation
+    @property
+    def _split(self) -> bool:
+        return bool(self.schedule.split)
 
-    def _block(self) -> Block:
-        """The kernel's arguments: those of the function, then its results."""
-        inputs = self.site.function.body.block.arguments
-        names = ["out" if v is self.site.attention.out else "lse" for v in self.site.returned]
-        return Block.with_arguments(
-            [v.type for v in (*inputs, *self.site.returned)], [*(v.name_hint for v in inputs), *names]
+    @property
+    def _rows(self) -> RowTiles:
+        return RowTiles(self.schedule, self.site.attention.group.value, self.site.structure)
+
+    def _results(self) -> list[tuple[Value, TensorType, str]]:
+        """Each result that the kernel stores: the attention's, its type in memory, its name."""
+        attention = self.site.attention
+        if self._split:
+            types = zip((attention.out, attention.lse), partial_types(attention), strict=True)
+            return [(value, type_, name) for (value, type_), name in zip(types, PARTS, strict=True)]
+        found: list[tuple[Value, TensorType, str]] = []
+        for value in self.site.returned:
+            assert isinstance(value.type, TensorType)
+            found.append((value, value.type, "out" if value is attention.out else "lse"))
+        return found
+
+    def kernel(self) -> Operation:
+        """The kernel's arguments are those of the function, then its results."""
+        inputs, results = self.site.function.body.block.arguments, self._results()
+        frame = KernelFrame(
+            self.site.function.sym_name.value,
+            [*(v.type for v in inputs), *(type_ for _, type_, _ in results)],
+            [*(v.name_hint for v in inputs), *(name for *_, name in results)],
+            self.schedule,
+            self.site.attention.operation.location,
         )
+        (grid, counting), (body, running) = frame.region(), frame.region()
+        self._emit_grid(counting, grid)
+        self._emit_body(running, body)
+        return frame.kernel(grid, body)
 
     # --- the grid
 
     def _emit_grid(self, builder: Builder, block: Block) -> None:
         """One axis, since the others are limited to 65535: query tiles fastest, then heads, then batches."""
-        q = self._argument(block, self.site.attention.q)
-        tiles = self._query_tiles(builder, _size(builder, q, 2, "M"))
-        heads = builder.binary(MulIOp, _size(builder, q, 0, "B"), _size(builder, q, 1, "H"))
-        builder.create(GridYieldOp, [builder.binary(MulIOp, tiles, heads, "programs")])
+        q, k = (self._argument(block, x) for x in (self.site.attention.q, self.site.attention.k))
+        builder.create(GridYieldOp, [self._rows.count_programs(builder, q, k, self._splits(builder, block))])
 
-    def _query_tiles(self, builder: Builder, query_length: Value) -> Value:
-        return IndexMath(builder).ceiling_quotient(query_length, self.schedule.block_m, "query_tiles")
+    def _splits(self, builder: Builder, block: Block) -> Value | None:
+        """Into how many parts the keys are split: as many as there is memory for."""
+        return size_of(builder, self._argument(block, self.site.attention.out), 0, "S") if self._split else None
 
     def _argument(self, block: Block, value: Value) -> Value:
         """The kernel argument for an argument or a result of the function."""
         arguments = self.site.function.body.block.arguments
-        if value in self.site.returned:
-            return block.arguments[len(arguments) + self.site.returned.index(value)]
-        return block.arguments[arguments.index(value)]
+        if value in arguments:
+            return block.arguments[arguments.index(value)]
+        stored = [result for result, *_ in self._results()]
+        return block.arguments[len(arguments) + stored.index(value)]
 
     # --- the program
 
     def _emit_body(self, builder: Builder, block: Block) -> None:
-        attention = self.site.attention
+        attention, schedule = self.site.attention, self.schedule
         q, k, v = (self._argument(block, x) for x in (attention.q, attention.k, attention.v))
-        head = self._head(builder, q, k)
-        tiles = TileBuilder(builder, (self.schedule.block_m, self.schedule.block_n))
-        rows = tiles.positions(head.start_m, ROWS, "offs_m")
-        row_valid = tiles.compare("slt", rows, Tile(head.query_length), "row_valid")
-        key_width, value_width = (padded_width(x) for x in (_width(k), _width(v)))
-        query = _slice(builder, q, (head.b, head.h), "q_head")
-        keys, values = (_slice(builder, x, (head.b, head.key_head), f"{n}_head") for x, n in ((k, "k"), (v, "v")))
-        q_tile = _load(builder, query, head.start_m, self.schedule.block_m, key_width)
+        place = self._rows.place(builder, q, k, self._splits(builder, block))
+        tiles = TileBuilder(builder, (schedule.block_m, schedule.block_n))
+        rows = self._rows.positions(tiles, place)
+        key_width, value_width = (width_of(x) if schedule.lanes else padded_width(width_of(x)) for x in (k, v))
+        query = self._rows.rows_of(builder, q, place, "q_head")
+        keys, values = (part_of(builder, x, (place.b, place.key_head), f"{n}_head") for x, n in ((k, "k"), (v, "v")))
+        element, native = attention.shapes[0].element, bool(schedule.lanes)
+        scaling = Scaling.of(attention.scale.value, attention.score, element, native=native)
+        q_tile = self._query_tile(builder, query, place.start_m, key_width, scaling)
         captures = self._captures(block)
-        score = self._hoist(attention.score, tiles, head, rows, row_valid, captures)
-        mask = (
-            self._hoist(attention.mask, tiles, head, rows, row_valid, captures) if self.site.structure.opaque else None
-        )
-        scaling = Scaling.of(attention.scale.value, attention.score, attention.shapes[0].element)
-        loop = SoftmaxLoop(self.schedule, scaling, q_tile, keys, values, key_width, value_width, row_valid, score)
-        result = self._emit_loops(builder, loop, head, tiles, rows, mask)
-        self._emit_results(builder, block, head, value_width, result, scaling)
+        score = self._hoist(attention.score, tiles, place, rows, captures)
+        mask = self._hoist(attention.mask, tiles, place, rows, captures) if self.site.structure.opaque else None
+        loop = SoftmaxLoop(schedule, scaling, q_tile, keys, values, key_width, value_width, rows.valid, score)
+        result = self._emit_loops(builder, loop, place, tiles, rows.m, mask)
+        self._emit_results(builder, block, place, value_width, result, scaling)
         builder.create(KernelReturnOp)
 
-    def _head(self, builder: Builder, q: Value, k: Value) -> _Head:
-        query_length, key_length = _size(builder, q, 2, "M"), _size(builder, k, 2, "N")
-        heads = _size(builder, q, 1, "H")
-        pid = builder.create(ProgramIdOp, [], [index], {"axis": IntegerAttr(0)}, name="pid").out
-        query_tiles = self._query_tiles(builder, query_length)
-        tile = builder.binary(RemSIOp, pid, query_tiles, "tile")
-        structure = self.site.structure
-        if structure.upper is not None and structure.lower is None:
-            # Later queries see more keys: the longest programs go first, the short ones fill the gaps.
-            last = IndexMath(builder).add(query_tiles, -1)
-            tile = builder.binary(SubIOp, last, tile, "tile")
-        head = builder.binary(DivSIOp, pid, query_tiles, "bh")
-        b, h = builder.binary(DivSIOp, head, heads, "b"), builder.binary(RemSIOp, head, heads, "h")
-        group = self.site.attention.group.value
-        key_head = h if group == 1 else builder.binary(DivSIOp, h, builder.index(group), "kh")
-        start_m = builder.binary(MulIOp, tile, builder.index(self.schedule.block_m), "start_m")
-        return _Head(b, h, key_head, start_m, query_length, key_length)
+    def _query_tile(self, builder: Builder, query: Value, start: Value, width: int, scaling: Scaling) -> Value:
+        """The tile of q as it enters the dots."""
+        type_ = query.type
+        assert isinstance(type_, TensorType)
+        axes = DenseArrayAttr((0,) if width == type_.shape[1] else (0, 1))
+        operands, tile = [query, start, builder.index(0)], type_.with_shape(self.schedule.block_m, width)
+        loaded = builder.create(LoadOp, operands, [tile], {"boundary": axes}, name="q_tile").out
+        if not self.schedule.lanes:
+            return loaded
+        wide = widened(builder, loaded)
+        if scaling.queries == 1.0:
+            return wide
+        return builder.binary(MulFOp, wide, builder.constant(scaling.queries, wide.type), "q_scaled")
 
     def _captures(self, block: Block) -> list[Value]:
         return [self._argument(block, capture) for capture in self.site.attention.captures]
 
     def _hoist(
-        self, region: Region, tiles: TileBuilder, head: _Head, rows: Tile, row_valid: Tile, captures: list[Value]
+        self, region: Region, tiles: TileBuilder, place: Place, rows: RowPositions, captures: list[Value]
     ) -> TileRegion | None:
         if region.empty:
             return None
         positions = RegionPositions.of(region)
         arguments = region.block.arguments[len(region.block.arguments) - len(captures) :]
-        known = {positions.b: Tile(head.b), positions.h: Tile(head.h), positions.m: rows}
-        return hoist(region, tiles, known, dict(zip(arguments, captures, strict=True)), {ROWS: row_valid})
+        known = {positions.b: Tile(place.b), positions.h: rows.h, positions.m: rows.m}
+        return hoist(region, tiles, known, dict(zip(arguments, captures, strict=True)), {ROWS: rows.valid})
 
     # --- the loops
 
     def _emit_loops(
-        self, builder: Builder, loop: SoftmaxLoop, head: _Head, tiles: TileBuilder, rows: Tile, mask: TileRegion | None
+        self, builder: Builder, loop: SoftmaxLoop, place: Place, tiles: TileBuilder, rows: Tile, mask: TileRegion | None
     ) -> Carried:
         """Masked tiles at the left edge, whole tiles, masked tiles at the right edge with the ragged tail."""
         structure, math_ = self.site.structure, IndexMath(builder)
-        ranges = self._ranges(builder, head)
+        ranges = self._ranges(builder, place)
         state = self._start(builder, loop)
-        right = self._masking(math_, head, tiles, rows, mask)
+        right = self._masking(math_, place, tiles, rows, mask)
         if structure.opaque:
-            return loop.emit(builder, ranges.begin, ranges.end, state, right)
+            begin = ranges.begin
+            if self.schedule.edge != self.schedule.block_n:
+                begin = whole_tiles(math_, begin, ranges.end, self.schedule.block_n)
+                begin.name_hint = "whole_end"
+                state = loop.emit(builder, ranges.begin, begin, state, Masking(None, region=mask))
+            return loop.emit(builder, begin, ranges.end, state, right)
         if structure.has_lower_bound:
             left_end = math_.least(ranges.full_begin, ranges.end)
             left_end.name_hint = "left_end"
@@ -247,10 +228,11 @@ class _Lowering:
         state = loop.emit(builder, ranges.full_begin, ranges.full_end, state, None)
         return loop.emit(builder, ranges.full_end, ranges.end, state, right)
 
-    def _ranges(self, builder: Builder, head: _Head) -> KeyRanges[Value]:
-        math_, schedule = IndexMath(builder), self.schedule
-        row_end = builder.binary(MinSIOp, math_.add(head.start_m, schedule.block_m), head.query_length, "row_end")
-        ranges = key_ranges(self.site.structure, math_, head.start_m, row_end, head.key_length, schedule.block_n)
+    def _ranges(self, builder: Builder, place: Place) -> KeyRanges[Value]:
+        schedule, structure, math_ = self.schedule, self.site.structure, IndexMath(builder)
+        row_begin, row_end = self._rows.queries(builder, place)
+        key_begin, key_end = self._rows.keys(builder, place)
+        ranges = key_ranges(structure, math_, row_begin, row_end, key_end, schedule.block_n, schedule.edge_n, key_begin)
         for name in ("begin", "full_begin", "full_end", "end"):
             bound: Value = getattr(ranges, name)
             bound.name_hint = bound.name_hint or name
@@ -263,11 +245,11 @@ class _Lowering:
         return Carried(acc, row_max, builder.constant(0.0, TensorType((rows,), f32), "row_sum"))
 
     def _masking(
-        self, math_: IndexMath, head: _Head, tiles: TileBuilder, rows: Tile, mask: TileRegion | None
+        self, math_: IndexMath, place: Place, tiles: TileBuilder, rows: Tile, mask: TileRegion | None
     ) -> Masking:
         """The checks at the right edge, where lower bounds hold already; all of them if the mask is opaque."""
         structure = self.site.structure
-        key_end = head.key_length
+        key_end = place.key_length
         if structure.last is not None:
             key_end = math_.least(key_end, math_.constant(structure.last + 1))
         if structure.opaque or structure.upper is None:
@@ -286,80 +268,16 @@ class _Lowering:
     # --- the results
 
     def _emit_results(
-        self, builder: Builder, block: Block, head: _Head, width: int, result: Carried, scaling: Scaling
+        self, builder: Builder, block: Block, place: Place, width: int, result: Carried, scaling: Scaling
     ) -> None:
-        attention = self.site.attention
         tiles = TileBuilder(builder, (self.schedule.block_m, width))
-        row_sum = _one_where_zero(tiles, Tile(result.row_sum, (ROWS,)))
-        for value in self.site.returned:
-            target = _slice(builder, self._argument(block, value), (head.b, head.h), "")
-            if value is attention.out:
+        row_sum = one_where_zero(tiles, Tile(result.row_sum, (ROWS,)))
+        for value, *_ in self._results():
+            target = self._rows.rows_of(builder, self._argument(block, value), place, "", partial=True)
+            if value is self.site.attention.out:
                 target.name_hint = "out_head"
-                _store_out(tiles, target, head.start_m, Tile(result.acc, (0, 1)), row_sum)
+                store_out(tiles, target, place.start_m, Tile(result.acc, (0, 1)), row_sum)
             else:
                 target.name_hint = "lse_head"
-                lse = _log_sum(tiles, Tile(result.row_max, (ROWS,)), row_sum, natural=scaling.late)
-                builder.create(StoreOp, [lse, target, head.start_m], [], {"boundary": DenseArrayAttr((0,))})
-
-
-def _one_where_zero(tiles: TileBuilder, row_sum: Tile) -> Tile:
-    """The row sum, or 1 for rows without any key, whose accumulator is 0 and maximum -inf."""
-    zero, one = (Tile(tiles.builder.constant(x, f32)) for x in (0.0, 1.0))
-    properties = {"predicate": CmpFOp.predicate_attr("oeq")}
-    empty = tiles.elementwise(CmpFOp.op_name, [row_sum, zero], i1, properties, "no_key")
-    return tiles.elementwise(SelectOp.op_name, [empty, one, row_sum], f32, label="row_sum")
-
-
-def _store_out(tiles: TileBuilder, target: Value, start_m: Value, acc: Tile, row_sum: Tile) -> None:
-    memory, width = target.type, tiles.shape[1]
-    assert isinstance(memory, TensorType)
-    out = tiles.binary(DivFOp, acc, row_sum, "out_tile")
-    if memory.element != f32:
-        out = tiles.elementwise(TruncFOp.op_name, [out], memory.element, label="out_tile")
-    axes = DenseArrayAttr((0,) if width == memory.shape[1] else (0, 1))
-    operands = [out.value, target, start_m, tiles.builder.index(0)]
-    tiles.builder.create(StoreOp, operands, [], {"boundary": axes})
-
-
-def _log_sum(tiles: TileBuilder, row_max: Tile, row_sum: Tile, *, natural: bool) -> Value:
-    """The natural logarithm of the sum of the exponentials of a row's scores.
-
-    The maximum is in powers of two, or already `natural`.
-    """
-    logarithm = tiles.elementwise(Log2Op.op_name, [row_sum], f32)
-    unit = Tile(tiles.builder.constant(math.log(2.0), f32))
-    if natural:
-        return tiles.binary(AddFOp, row_max, tiles.binary(MulFOp, logarithm, unit), "lse_tile").value
-    return tiles.binary(MulFOp, tiles.binary(AddFOp, row_max, logarithm), unit, "lse_tile").value
-
-
-def _size(builder: Builder, tensor: Value, axis: int, name: str) -> Value:
-    type_ = tensor.type
-    assert isinstance(type_, TensorType)
-    size = type_.shape[axis]
-    if isinstance(size, int):
-        return builder.index(size, name)
-    return builder.create(DimOp, [tensor, builder.index(axis)], [index], name=name).out
-
-
-def _width(tensor: Value) -> int:
-    """The constant head dimension of a (B, H, N, D) tensor."""
-    type_ = tensor.type
-    assert isinstance(type_, TensorType)
-    width = type_.shape[3]
-    assert isinstance(width, int), "the planner refuses unknown head dimensions"
-    return width
-
-
-def _slice(builder: Builder, tensor: Value, indices: tuple[Value, Value], name: str) -> Value:
-    type_ = tensor.type
-    assert isinstance(type_, TensorType)
-    return builder.create(SliceOp, [tensor, *indices], [type_.with_shape(*type_.shape[2:])], name=name).out
-
-
-def _load(builder: Builder, source: Value, start: Value, rows: int, width: int) -> Value:
-    type_ = source.type
-    assert isinstance(type_, TensorType)
-    axes = DenseArrayAttr((0,) if width == type_.shape[1] else (0, 1))
-    tile = type_.with_shape(rows, width)
-    return builder.create(LoadOp, [source, start, builder.index(0)], [tile], {"boundary": axes}, name="q_tile").out
+                lse = log_sum(tiles, Tile(result.row_max, (ROWS,)), row_sum, natural=scaling.late).value
+                builder.create(StoreOp, [lse, target, place.start_m], [], {"boundary": DenseArrayAttr((0,))})

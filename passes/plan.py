@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
+from ..cost_model.cpus import CPUS, Cpu
 from ..cost_model.devices import INTERPRETER, Device, device_named
 from ..cost_model.resources import AttentionShape, TileConfig, padded_width, refusal, register_demand, shared_memory
 from ..cost_model.roofline import cycles_per_score, tile_cycles, wanted_stages
 from ..ir.attributes import FloatType, IndexType, IntegerType, TensorType, Type
 from ..ir.core import Operation
-from ..ir.diagnostics import op_error
+from ..ir.diagnostics import error, op_error
 from ..ir.dialects.attn import AttentionOp
 from .analyze_mask import analyze_mask
 from .manager import Pass, PassContext
 from .mask_structure import MaskStructure
+from .plan_cpu import cpu_schedule
 from .schedule import Schedule
 from .tile_builder import COLUMNS, ROWS
 from .tile_regions import element_loads
@@ -31,17 +33,29 @@ BLOCK_M, BLOCK_N, WARPS = (16, 32, 64, 128), (16, 32, 64, 128), (4, 8)
 
 @dataclass(frozen=True)
 class PlanAttention(Pass):
-    """Write tile sizes, warps and stages for `target` into each attention's `schedule` hint."""
+    """Write tile sizes, warps and stages for `target` into each attention's `schedule` hint.
+
+    On a CPU `rows` asks for a kernel for that many pairs of a query and a head of its group, as
+    decoding has them, which splits the keys; 0 for a kernel for any number.
+    """
 
     name: ClassVar[str] = "plan"
     target: str = "sm_90"
+    rows: int = 0
 
     def run(self, module: Operation, ctx: PassContext) -> None:
-        device = None if self.target == INTERPRETER else device_named(self.target)
+        cpu = CPUS.get(self.target)
+        device = None if cpu is not None or self.target == INTERPRETER else device_named(self.target)
+        if self.rows < 0 or (self.rows and cpu is None):
+            allowed = "must not be negative" if cpu is not None else f"are for CPUs, which '{self.target}' is not"
+            raise error(f"rows {allowed}, but there are {self.rows}")
         for operation in module.walk():
             if (attention := AttentionOp.match(operation)) is not None:
-                shape = attention_shape(attention)
-                schedule = INTERPRETED if device is None else _choose(attention, shape, device)
+                shape = attention_shape(attention, padded=cpu is None)
+                if cpu is not None:
+                    schedule = _choose_native(attention, shape, cpu, self.rows)
+                else:
+                    schedule = INTERPRETED if device is None else _choose(attention, shape, device)
                 attention.schedule = schedule.to_attr()
                 ctx.statistics["attentions planned"] += 1
                 ctx.remark(operation, f"planned for {schedule.target}: {schedule.reason}")
@@ -52,7 +66,7 @@ INTERPRETED = Schedule(
 )  # fmt: skip
 
 
-def attention_shape(attention: AttentionOp) -> AttentionShape:
+def attention_shape(attention: AttentionOp, *, padded: bool = True) -> AttentionShape:
     """What the planner must know of an attention; fails on element types or widths no kernel takes."""
     q, k, v = attention.shapes
     if not isinstance(q.element, FloatType) or q.element.name not in ELEMENTS:
@@ -62,8 +76,8 @@ def attention_shape(attention: AttentionOp) -> AttentionShape:
     hint = attention.structure
     structure = MaskStructure.from_attr(hint) if hint is not None else analyze_mask(attention.mask)
     return AttentionShape(
-        padded_width(key_width),
-        padded_width(value_width),
+        padded_width(key_width) if padded else key_width,
+        padded_width(value_width) if padded else value_width,
         q.element.width // 8,
         score_bytes,
         column_bytes,
@@ -119,6 +133,16 @@ def _choose(attention: AttentionOp, shape: AttentionShape, device: Device) -> Sc
     best = _best(fitting, shape, device)
     reason = f"{explain(best, shape, device)}; best of {len(fitting)} that fit, of {len(considered)}"
     return Schedule(best.block_m, best.block_n, best.warps, best.stages, target=device.name, reason=reason)
+
+
+def _choose_native(attention: AttentionOp, shape: AttentionShape, cpu: Cpu, rows: int) -> Schedule:
+    schedule = cpu_schedule(cpu, shape, rows)
+    if isinstance(schedule, str):
+        op_error(
+            attention.operation,
+            f"no tile sizes fit {cpu.name}: head dimensions {shape.key_width} and {shape.value_width} need {schedule}",
+        )
+    return schedule
 
 
 def _best(fitting: Sequence[TileConfig], shape: AttentionShape, device: Device) -> TileConfig:

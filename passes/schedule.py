@@ -8,12 +8,19 @@ from ..ir.attributes import DictAttr, IntegerAttr, StringAttr
 from ..ir.diagnostics import op_error
 from ..ir.dialects.attn import AttentionOp
 
+CPU_FIELDS = ("lanes", "columns", "edge_n", "folded", "split")
+"""What only schedules for CPUs have; the text of the others leaves it out."""
+
 
 @dataclass(frozen=True)
 class Schedule:
     """Tile sizes in rows of queries and keys, warps a program, pipeline stages, dot precision.
 
-    `target` is the device the numbers were chosen for, `reason` says why in words.
+    `target` is the device the numbers were chosen for, `reason` says why in words. With `lanes`,
+    the f32 lanes of a vector, the kernel is for a CPU: tiles have any size and all arithmetic is in
+    f32. There `columns` of a dot are computed at once, tiles that the mask or the end of the keys
+    cuts hold `edge_n` keys (0: block_n), `folded` rows of a tile are pairs of a query and a head of
+    its group, and `split` keys are spread over programs whose partial results are merged.
     """
 
     block_m: int
@@ -23,9 +30,20 @@ class Schedule:
     precision: str = "ieee"
     target: str = "interpret"
     reason: str = ""
+    lanes: int = 0
+    columns: int = 0
+    edge_n: int = 0
+    folded: int = 0
+    split: int = 0
+
+    @property
+    def edge(self) -> int:
+        """Keys of a tile that the mask or the end of the keys cuts."""
+        return self.edge_n or self.block_n
 
     def to_attr(self) -> DictAttr:
-        values: list[tuple[str, int | str]] = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        names = [field.name for field in fields(self) if self.lanes or field.name not in CPU_FIELDS]
+        values: list[tuple[str, int | str]] = [(name, getattr(self, name)) for name in names]
         return DictAttr.of({k: IntegerAttr(v) if isinstance(v, int) else StringAttr(v) for k, v in values})
 
     @staticmethod
@@ -35,24 +53,39 @@ class Schedule:
             op_error(op.operation, "has no schedule; the pass 'plan' writes one")
         entries = dict(op.schedule.items)
 
-        def number(name: str) -> int:
-            value = entries.get(name)
-            if not isinstance(value, IntegerAttr) or value.value < 1:
-                op_error(op.operation, f"schedule needs '{name}' as a positive integer, but has {value}")
+        def number(name: str, least: int = 1) -> int:
+            value = entries.get(name, IntegerAttr(0) if least == 0 else None)
+            if not isinstance(value, IntegerAttr) or value.value < least:
+                kind = "a positive integer" if least else "an integer that is not negative"
+                op_error(op.operation, f"schedule needs '{name}' as {kind}, but has {value}")
             return value.value
 
         def text(name: str, default: str) -> str:
             value = entries.get(name)
             return value.value if isinstance(value, StringAttr) else default
 
-        block_m, block_n = (_block(op, name, number(name)) for name in ("block_m", "block_n"))
-        return Schedule(
-            block_m, block_n, number("num_warps"), number("num_stages"),
+        schedule = Schedule(
+            number("block_m"), number("block_n"), number("num_warps"), number("num_stages"),
             text("precision", "ieee"), text("target", "interpret"), text("reason", ""),
+            *(number(name, least=0) for name in CPU_FIELDS),
         )  # fmt: skip
+        _check(op, schedule)
+        return schedule
 
 
-def _block(op: AttentionOp, name: str, size: int) -> int:
-    if size < 16 or size & (size - 1):
-        op_error(op.operation, f"schedule '{name}' must be a power of two of at least 16, but is {size}")
-    return size
+def _check(op: AttentionOp, schedule: Schedule) -> None:
+    """Fail where numbers do not fit each other or the kind of target."""
+    if schedule.lanes == 0:
+        for name in ("block_m", "block_n"):
+            size: int = getattr(schedule, name)
+            if size < 16 or size & (size - 1):
+                op_error(op.operation, f"schedule '{name}' must be a power of two of at least 16, but is {size}")
+        if used := [name for name in CPU_FIELDS if getattr(schedule, name)]:
+            op_error(op.operation, f"schedule '{used[0]}' is for CPUs and needs 'lanes'")
+    if schedule.block_n % schedule.edge:
+        op_error(
+            op.operation, f"schedule 'block_n' {schedule.block_n} must be a multiple of 'edge_n' {schedule.edge_n}"
+        )
+    for name in ("folded", "split"):
+        if getattr(schedule, name) > 1:
+            op_error(op.operation, f"schedule '{name}' must be 0 or 1, but is {getattr(schedule, name)}")

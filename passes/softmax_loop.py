@@ -17,6 +17,7 @@ from ..ir.attributes import (
     StringAttr,
     TensorType,
     Type,
+    UnitAttr,
     f32,
     i1,
     index,
@@ -24,7 +25,7 @@ from ..ir.attributes import (
 )
 from ..ir.builder import Builder
 from ..ir.core import Block, Region, Value
-from ..ir.dialects.arith import AddFOp, CmpFOp, ConstantOp, MaximumFOp, MulFOp, SelectOp, SubFOp, TruncFOp
+from ..ir.dialects.arith import AddFOp, CmpFOp, ConstantOp, ExtFOp, MaximumFOp, MulFOp, SelectOp, SubFOp, TruncFOp
 from ..ir.dialects.math import Exp2Op
 from ..ir.dialects.scf import ForOp, YieldOp
 from ..ir.dialects.tensor import ExtractOp
@@ -63,14 +64,22 @@ class Scaling:
     costs one more operation on each, and the carried maximum stays in natural units. So are scores
     of f32 inputs, for whose exact dots one operation more is nothing: s*c - m would lose digits
     where it is not fused into one rounding.
+
+    On CPUs, where all is f32, `queries` multiplies the tile of q once. That is exact only in real
+    arithmetic: each element of q rounds, by as much as each score would. A factor that could take
+    ordinary elements out of the range of floats multiplies the scores.
     """
 
     before: float
     exponent: float
     late: bool = False
+    queries: float = 1.0
 
     @staticmethod
-    def of(scale: float, score: Region, element: Type) -> Scaling:
+    def of(scale: float, score: Region, element: Type, *, native: bool = False) -> Scaling:
+        if native:
+            usual = 2.0**-20 < abs(scale) < 2.0**20
+            return Scaling(1.0 if usual else scale, LOG2_E, late=True, queries=scale if usual else 1.0)
         folded = scale * LOG2_E
         usable = 2.0**-100 < folded < 2.0**100
         if element == f32:
@@ -84,11 +93,12 @@ class Scaling:
 class Masking:
     """What one loop must check of each score.
 
-    `key_end` bounds the keys from above (exclusive), and `last_key` (inclusive) does so for each
-    row, never beyond `key_end`; `first_keys` are lower bounds; `region` is an opaque mask.
+    `key_end` bounds the keys from above (exclusive; None where all tiles are whole), and `last_key`
+    (inclusive) does so for each row, never beyond `key_end`; `first_keys` are lower bounds;
+    `region` is an opaque mask.
     """
 
-    key_end: Tile
+    key_end: Tile | None
     last_key: Tile | None = None
     first_keys: tuple[Tile, ...] = ()
     region: TileRegion | None = None
@@ -121,20 +131,18 @@ class SoftmaxLoop:
         start_n, *carried = block.arguments
         after = self._step(inner, start_n, Carried(*carried), masking)
         inner.create(YieldOp, after.values)
-        step = builder.index(self.schedule.block_n)
+        step = builder.index(self._tile_keys(masking))
         loop = builder.create(ForOp, [lower, upper, step, *start.values], types, regions=[Region([block])])
-        told = (
-            "key tiles that are kept whole"
-            if masking is None
-            else "key tiles that the mask or the end of the keys cuts"
-        )
-        loop.operation.attributes["about"] = StringAttr(told)
+        loop.operation.attributes["about"] = StringAttr(_about(masking))
         for result, name in zip(loop.results, ("acc", "row_max", "row_sum"), strict=True):
             result.name_hint = name
         return Carried(*loop.results)
 
+    def _tile_keys(self, masking: Masking | None) -> int:
+        return self.schedule.edge if _cuts(masking) else self.schedule.block_n
+
     def _step(self, builder: Builder, start_n: Value, before: Carried, masking: Masking | None) -> Carried:
-        tiles = TileBuilder(builder, (self.schedule.block_m, self.schedule.block_n))
+        tiles = TileBuilder(builder, (self.schedule.block_m, self._tile_keys(masking)))
         scores = self._masked_scores(tiles, start_n, masking)
         exponent = Tile(builder.constant(self.scaling.exponent, f32))
         row = (ROWS,)
@@ -143,9 +151,9 @@ class SoftmaxLoop:
             tile_max = tiles.binary(MulFOp, tile_max, exponent, "tile_max")
         new_max = tiles.binary(MaximumFOp, Tile(before.row_max, row), tile_max, "new_max")
         may_be_empty = masking is not None or self.score is not None
-        base = _finite_or_zero(tiles, new_max) if may_be_empty else new_max
-        alpha = _exp2(tiles, self._below(tiles, Tile(before.row_max, row), base, exponent, scaled=True), "alpha")
-        p = _exp2(tiles, self._below(tiles, scores, base, exponent), "p")
+        base = finite_or_zero(tiles, new_max) if may_be_empty else new_max
+        alpha = exp2(tiles, self._below(tiles, Tile(before.row_max, row), base, exponent, scaled=True), "alpha")
+        p = exp2(tiles, self._below(tiles, scores, base, exponent), "p")
         decayed = tiles.binary(MulFOp, Tile(before.row_sum, row), alpha)
         row_sum = tiles.binary(AddFOp, decayed, _reduce(tiles, p, "sum", "tile_sum"), "row_sum")
         acc = self._accumulate(tiles, start_n, before.acc, alpha, p, masking)
@@ -161,7 +169,7 @@ class SoftmaxLoop:
         scores = self._scores(tiles, start_n, masking)
         columns = tiles.positions(start_n, COLUMNS, "offs_n")
         valid = {ROWS: self.row_valid}
-        if masking is not None:
+        if masking is not None and masking.key_end is not None:
             valid[COLUMNS] = tiles.compare("slt", columns, masking.key_end, "key_valid")
         if self.score is not None:
             positions = RegionPositions.of(self.score.region)
@@ -205,17 +213,40 @@ class SoftmaxLoop:
     def _load(
         self, builder: Builder, source: Value, start_n: Value, width: int, masking: Masking | None, name: str
     ) -> Value:
-        """The rows of `source` from `start_n` on, padded with zeros to `width`."""
+        """The rows of `source` from `start_n` on, padded with zeros to `width`; in f32 on CPUs."""
         type_ = source.type
         assert isinstance(type_, TensorType)
-        axes = ((0,) if masking is not None else ()) + ((1,) if width != type_.shape[1] else ())
-        tile = type_.with_shape(self.schedule.block_n, width)
+        axes = ((0,) if _cuts(masking) else ()) + ((1,) if width != type_.shape[1] else ())
+        tile = type_.with_shape(self._tile_keys(masking), width)
         properties = {"boundary": DenseArrayAttr(axes)}
-        return builder.create(LoadOp, [source, start_n, builder.index(0)], [tile], properties, name=name).out
+        loaded = builder.create(LoadOp, [source, start_n, builder.index(0)], [tile], properties, name=name).out
+        return widened(builder, loaded) if self.schedule.lanes else loaded
 
     def _dot(self, builder: Builder, a: Value, b: Value, acc: Value, name: str) -> Value:
         properties = {"precision": StringAttr(self.schedule.precision)}
         return builder.create(DotOp, [a, b, acc], [acc.type], properties, name=name).out
+
+
+def widened(builder: Builder, tile: Value) -> Value:
+    """A tile as f32."""
+    type_ = tile.type
+    assert isinstance(type_, TensorType)
+    if type_.element == f32:
+        return tile
+    return builder.create(ExtFOp, [tile], [type_.with_element(f32)], name=tile.name_hint).out
+
+
+def _cuts(masking: Masking | None) -> bool:
+    """Whether a loop's last tile may end beyond the keys."""
+    return masking is not None and masking.key_end is not None
+
+
+def _about(masking: Masking | None) -> str:
+    if masking is None:
+        return "key tiles that are kept whole"
+    if masking.key_end is None:
+        return "whole key tiles, of which the mask drops single scores"
+    return "key tiles that the mask or the end of the keys cuts"
 
 
 def may_be_huge(score: Region) -> bool:
@@ -243,7 +274,7 @@ def may_be_huge(score: Region) -> bool:
 
 def _mask(tiles: TileBuilder, masking: Masking, columns: Tile, valid: Mapping[int, Tile]) -> Tile:
     """Which scores of a tile are kept."""
-    conditions = [valid[COLUMNS]]
+    conditions = [valid[COLUMNS]] if COLUMNS in valid else []
     if masking.last_key is not None:
         conditions = [tiles.compare("sle", columns, masking.last_key)]
     conditions += [tiles.compare("sge", columns, first) for first in masking.first_keys]
@@ -255,7 +286,7 @@ def _mask(tiles: TileBuilder, masking: Masking, columns: Tile, valid: Mapping[in
     return mask
 
 
-def _finite_or_zero(tiles: TileBuilder, row_max: Tile) -> Tile:
+def finite_or_zero(tiles: TileBuilder, row_max: Tile) -> Tile:
     """The row maximum, or 0 for rows without any score yet: -inf - -inf would be nan."""
     minus_infinity = Tile(tiles.builder.constant(MINUS_INFINITY, f32))
     properties = {"predicate": CmpFOp.predicate_attr("oeq")}
@@ -264,8 +295,12 @@ def _finite_or_zero(tiles: TileBuilder, row_max: Tile) -> Tile:
     return tiles.elementwise(SelectOp.op_name, [empty, zero, row_max], f32, label="safe_max")
 
 
-def _exp2(tiles: TileBuilder, x: Tile, label: str) -> Tile:
-    return tiles.elementwise(Exp2Op.op_name, [x], f32, label=label)
+def exp2(tiles: TileBuilder, x: Tile, label: str) -> Tile:
+    """2^x of what lies below a maximum."""
+    power = tiles.elementwise(Exp2Op.op_name, [x], f32, label=label)
+    assert power.value.defining_op is not None
+    Exp2Op(power.value.defining_op).nonpositive = UnitAttr()
+    return power
 
 
 def _reduce(tiles: TileBuilder, x: Tile, kind: str, label: str) -> Tile:

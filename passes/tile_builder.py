@@ -126,6 +126,12 @@ class IndexMath:
             return self.builder.binary(SubIOp, x, self.constant(-value))
         return self.builder.binary(AddIOp, x, self.constant(value)) if value else x
 
+    def sum(self, x: Value, y: Value) -> Value:
+        return self.builder.binary(AddIOp, x, y)
+
+    def difference(self, x: Value, y: Value) -> Value:
+        return self.builder.binary(SubIOp, x, y)
+
     def least(self, *values: Value) -> Value:
         return self._fold(MinSIOp, values)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..attributes import Attribute
-from ..define import Op, Operand, OptionalProp, Result
+from ..attributes import Attribute, UnitAttr
+from ..define import Hint, Op, Operand, OptionalProp, Result
 from ..dialect import Dialect
 from .arith import FLOAT, INTEGER, check_same_types
 
@@ -21,7 +21,9 @@ class ExpOp(_Unary, name="math.exp", pure=True):
 
 
 class Exp2Op(_Unary, name="math.exp2", pure=True):
-    """2 to the x"""
+    """2 to the x; `nonpositive` says that x is never above 0."""
+
+    nonpositive = Hint(UnitAttr)
 
 
 class ExpM1Op(_Unary, name="math.expm1", pure=True):

@@ -53,13 +53,17 @@ def _check_in_kernel(op: Op) -> None:
 class KernelOp(Op, name="tile.kernel", isolated=True):
     """One kernel: a grid region that counts programs and a body that one program runs.
 
-    Both regions take the kernel's arguments, tensors in memory with strides of their own.
+    Both regions take the kernel's arguments, tensors in memory with strides of their own. `lanes`
+    (f32 in a vector) and `columns` (of a dot computed at once) are there in kernels for CPUs, which
+    have no warps and stages.
     """
 
     sym_name = Prop(StringAttr)
     function_type = Prop(FunctionType)
     num_warps = Prop(IntegerAttr, default=IntegerAttr(4))
     num_stages = Prop(IntegerAttr, default=IntegerAttr(1))
+    lanes = OptionalProp(IntegerAttr)
+    columns = OptionalProp(IntegerAttr)
     source = Hint(StringAttr)
     grid = Body()
     body = Body()
@@ -103,6 +107,30 @@ class SliceOp(Op, name="tile.slice", pure=True):
         rest = source.with_shape(*source.shape[len(self.indices) :])
         if out != rest:
             op_error(self.operation, f"result must be {rest}, but is {out}")
+
+
+class GroupRowsOp(Op, name="tile.group_rows", pure=True):
+    """The queries of all heads that read one key head, as rows: x of (B, H, M, ...) to (M * group, ...).
+
+    Row r of `group_rows(%x, %b, %kh)` is query r // group of head kh * group + r % group. No copy.
+    """
+
+    source = Operand(TensorType)
+    batch, key_head = Operand(IndexType), Operand(IndexType)
+    group = Prop(IntegerAttr)
+    out = Result(TensorType)
+
+    def verify(self) -> None:
+        source, group = self.source.type, self.group.value
+        assert isinstance(source, TensorType)
+        if source.rank < 3:
+            op_error(self.operation, f"operand must be (batch, head, query, ...), but is {source}")
+        heads, queries, *rest = source.shape[1:]
+        if group < 1 or (isinstance(heads, int) and heads % group):
+            op_error(self.operation, f"group must be positive and divide the heads of {source}, but is {group}")
+        rows = queries * group if isinstance(queries, int) else None
+        if self.out.type != (wanted := source.with_shape(rows, *rest)):
+            op_error(self.operation, f"result must be {wanted}, but is {self.out.type}")
 
 
 class LoadOp(Op, name="tile.load"):
@@ -275,7 +303,7 @@ class AtomicAddOp(Op, name="tile.atomic_add"):
 TILE = Dialect(
     "tile",
     (
-        KernelOp, YieldOp, ReturnOp, ProgramIdOp, SliceOp, LoadOp, StoreOp, GatherOp, DotOp, ReduceOp,
+        KernelOp, YieldOp, ReturnOp, ProgramIdOp, SliceOp, GroupRowsOp, LoadOp, StoreOp, GatherOp, DotOp, ReduceOp,
         BroadcastOp, TransposeOp, IotaOp, AtomicAddOp,
     ),
 )  # fmt: skip

@@ -13,7 +13,7 @@ from ..core import Operation, Region, Value
 from ..diagnostics import error, op_error
 from ..dialects import op_class
 from ..dialects.func import FuncOp
-from ..dialects.tile import AtomicAddOp, KernelOp, SliceOp, StoreOp
+from ..dialects.tile import AtomicAddOp, GroupRowsOp, KernelOp, SliceOp, StoreOp
 from .arith import ARITH
 from .aten import ATEN
 from .attn import ATTN
@@ -26,7 +26,7 @@ from .tensor import TENSOR
 from .tile import TILE
 
 HANDLERS: Mapping[str, Handler] = {**ARITH, **MATH, **SCF, **TENSOR, **ATEN, **FX, **ATTN, **TILE}
-ALIASES = frozenset({SliceOp.op_name})
+ALIASES = frozenset({SliceOp.op_name, GroupRowsOp.op_name})
 """Ops whose result is the memory of their operand, so that stores reach it."""
 
 
@@ -156,6 +156,6 @@ def _written(kernel: KernelOp) -> set[int]:
 
 
 def _memory(value: Value) -> Value:
-    while (part := SliceOp.producing(value)) is not None:
+    while (part := SliceOp.producing(value) or GroupRowsOp.producing(value)) is not None:
         value = part.source
     return value

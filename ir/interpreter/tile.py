@@ -7,13 +7,24 @@ is not declared a boundary, and any position before the start.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from ..attributes import DenseArrayAttr, TensorType, element_type, f32, is_float
 from ..core import Operation
 from ..diagnostics import op_error
-from ..dialects.tile import AtomicAddOp, BroadcastOp, DotOp, GatherOp, LoadOp, ProgramIdOp, ReduceOp, StoreOp
+from ..dialects.tile import (
+    AtomicAddOp,
+    BroadcastOp,
+    DotOp,
+    GatherOp,
+    GroupRowsOp,
+    LoadOp,
+    ProgramIdOp,
+    ReduceOp,
+    StoreOp,
+)
 from .call import Array, Call, Handler
 from .rounding import TF32_DROPPED_BITS, drop_mantissa, round_array
 from .tensor import check_positions
@@ -35,6 +46,44 @@ def slice_memory(call: Call) -> Sequence[Array]:
     for axis, position in enumerate(indices):
         check_positions(call.op, np.asarray(position), source.shape[axis], axis)
     return [source[(*indices, ...)]]
+
+
+class GroupedRows(np.ndarray[Any, np.dtype[Any]]):
+    """Memory of (group, queries, ...) whose row r is [r % group, r // group].
+
+    numpy has no view of this form where both are more than one, so indexing goes to `memory`, for
+    reading and for writing; the array itself holds nothing.
+    """
+
+    memory: Array
+
+    @staticmethod
+    def of(memory: Array) -> GroupedRows:
+        group, queries, *rest = memory.shape
+        nothing = np.zeros((), memory.dtype)
+        result = np.broadcast_to(nothing, (group * queries, *rest)).view(GroupedRows)
+        result.memory = memory
+        return result
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.memory[self._inside(key)]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.memory[self._inside(key)] = value
+
+    def _inside(self, key: Any) -> Any:
+        first, *rest = key
+        rows = cast(Any, np.arange(self.shape[0])[first] if isinstance(first, slice) else first)
+        return (rows % self.memory.shape[0], rows // self.memory.shape[0], *rest)
+
+
+def group_rows(call: Call) -> Sequence[Array]:
+    """The same memory, queries and the heads of one group as one axis."""
+    source, group = call.operands[0], GroupRowsOp(call.op).group.value
+    batch, first = call.integer(1), call.integer(2) * group
+    for axis, position in ((0, batch), (1, first), (1, first + group - 1)):
+        check_positions(call.op, np.asarray(position), source.shape[axis], axis)
+    return [GroupedRows.of(source[batch, first : first + group])]
 
 
 def load(call: Call) -> Sequence[Array]:
@@ -132,6 +181,7 @@ def iota(call: Call) -> Sequence[Array]:
 TILE: Mapping[str, Handler] = {
     "tile.program_id": program_id,
     "tile.slice": slice_memory,
+    "tile.group_rows": group_rows,
     "tile.load": load,
     "tile.store": store,
     "tile.gather": gather,

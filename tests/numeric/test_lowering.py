@@ -117,6 +117,8 @@ class Case:
     block_m: int = 16
     block_n: int = 16
     lse: bool = True
+    schedule: Schedule | None = None
+    """In place of tiles of `block_m` and `block_n` for a GPU."""
 
     def capture_types(self) -> list[TensorType]:
         """Sizes of 1 stay, the others become symbols, as the outliner leaves them."""
@@ -144,7 +146,7 @@ class Case:
         function = FuncOp.create(
             [], [], {"sym_name": StringAttr("attention"), "function_type": type_}, [Region([block])]
         )
-        attention.schedule = Schedule(self.block_m, self.block_n, 4, 2).to_attr()
+        attention.schedule = (self.schedule or Schedule(self.block_m, self.block_n, 4, 2)).to_attr()
         return wrap(function)
 
     def region(self, name: str, rule: Rule | None, outer: Block) -> Region:
@@ -208,12 +210,18 @@ def error(actual: Array, exact: Array) -> float:
     return float(np.max(np.where(same, 0.0, difference), initial=0.0))
 
 
-def check(case: Case) -> None:
+def run(case: Case, module: Operation, inputs: list[Array]) -> list[Array]:
+    """What the lowered kernel stores."""
+    outputs = case.outputs()
+    interpret(lower(module), "attention", *inputs, *outputs)
+    return outputs
+
+
+def check(case: Case, run: Callable[[Case, Operation, list[Array]], list[Array]] = run) -> None:
     module, inputs = case.module(), case.inputs()
     exact = interpret(module, "attention", *inputs, precise=True)
     plain = interpret(module, "attention", *inputs)
-    outputs = case.outputs()
-    interpret(lower(module), "attention", *inputs, *outputs)
+    outputs = run(case, module, inputs)
     unit = ROUNDOFF[case.dtype.name]
     largest = float(np.max(np.abs(inputs[2].astype(np.float64)), initial=0.0))
     bounds = [2 * error(plain[0], exact[0]) + unit * largest]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +16,7 @@ from attir.ir.dialects.arith import AddIOp, AndIOp, CmpIOp, IndexCastOp, OrIOp, 
 from attir.ir.dialects.attn import YieldOp, region_block
 from attir.ir.dialects.math import AbsIOp
 from attir.passes.analyze_mask import analyze_mask
-from attir.passes.key_ranges import IntegerMath, KeyRanges, key_ranges
+from attir.passes.key_ranges import IntegerMath, KeyRanges, key_ranges, whole_tiles
 from attir.passes.mask_structure import MaskStructure
 
 Predicate = Callable[[int, int], bool]
@@ -132,26 +132,50 @@ conditions: st.SearchStrategy[Condition] = st.recursive(
 SIZES = (1, 2, 5, 8, 13)
 
 
-def visited(ranges: KeyRanges[int], block_n: int) -> tuple[set[int], set[int]]:
+def visited(ranges: KeyRanges[int], block_n: int, edge_n: int) -> tuple[set[int], set[int]]:
     """The keys of masked tiles below `end`, and those of full tiles."""
 
-    def keys(start: int, stop: int) -> set[int]:
-        return {n for tile in range(start, stop, block_n) for n in range(tile, tile + block_n)}
+    def keys(start: int, stop: int, step: int) -> set[int]:
+        return {n for tile in range(start, stop, step) for n in range(tile, tile + step)}
 
-    masked = keys(ranges.begin, min(ranges.full_begin, ranges.end)) | keys(ranges.full_end, ranges.end)
-    return {n for n in masked if n < ranges.end}, keys(ranges.full_begin, ranges.full_end)
+    left = keys(ranges.begin, min(ranges.full_begin, ranges.end), edge_n)
+    masked = left | keys(ranges.full_end, ranges.end, edge_n)
+    return {n for n in masked if n < ranges.end}, keys(ranges.full_begin, ranges.full_end, block_n)
 
 
-def check_ranges(structure: MaskStructure, holds: Predicate, rows: int, keys: int, block_m: int, block_n: int) -> None:
-    for row_begin in range(0, rows, block_m):
-        row_end = min(row_begin + block_m, rows)
-        ranges = key_ranges(structure, IntegerMath(), row_begin, row_end, keys, block_n)
-        masked, full = visited(ranges, block_n)
-        assert ranges.begin % block_n == ranges.full_begin % block_n == ranges.full_end % block_n == 0
+@dataclass(frozen=True)
+class Tiles:
+    """Rows and keys of a tile, keys of a cut tile (0: the same), and which part of how many of the keys."""
+
+    block_m: int
+    block_n: int
+    edge_n: int = 0
+    part: int = 0
+    parts: int = 0
+
+    def keys(self, count: int) -> tuple[int | None, int]:
+        """The part's first key and the one after its last."""
+        if self.parts == 0:
+            return None, count
+        share = -(-count // self.parts)
+        chunk = -(-share // self.block_n) * self.block_n
+        return self.part * chunk, min((self.part + 1) * chunk, count)
+
+
+def check_ranges(structure: MaskStructure, holds: Predicate, rows: int, keys: int, tiles: Tiles) -> None:
+    edge_n = tiles.edge_n or tiles.block_n
+    first, last = tiles.keys(keys)
+    for row_begin in range(0, rows, tiles.block_m):
+        row_end = min(row_begin + tiles.block_m, rows)
+        ranges = key_ranges(structure, IntegerMath(), row_begin, row_end, last, tiles.block_n, tiles.edge_n, first)
+        masked, full = visited(ranges, tiles.block_n, edge_n)
+        assert ranges.begin % edge_n == ranges.full_begin % edge_n == ranges.full_end % edge_n == 0
+        assert (ranges.full_end - ranges.full_begin) % tiles.block_n == 0
         assert 0 <= ranges.begin <= ranges.full_begin <= ranges.full_end
         assert not masked & full
+        assert all((first or 0) <= n < last for n in masked | full)
         for m in range(row_begin, row_end):
-            live = {n for n in range(keys) if holds(m, n)}
+            live = {n for n in range(first or 0, last) if holds(m, n)}
             assert live <= masked | full
             assert full <= live
             right = {n for n in masked if n >= ranges.full_end}
@@ -162,7 +186,40 @@ def check_ranges(structure: MaskStructure, holds: Predicate, rows: int, keys: in
 @settings(max_examples=200, deadline=None)
 @given(conditions, st.sampled_from(SIZES), st.sampled_from(SIZES), st.sampled_from([1, 4]), st.sampled_from([1, 4]))
 def test_ranges_hold_every_live_key(condition: Condition, rows: int, keys: int, block_m: int, block_n: int) -> None:
-    check_ranges(analyze_mask(mask_region(condition)), condition.holds, rows, keys, block_m, block_n)
+    check_ranges(analyze_mask(mask_region(condition)), condition.holds, rows, keys, Tiles(block_m, block_n))
+
+
+@st.composite
+def cut_tiles(draw: st.DrawFn) -> Tiles:
+    edge_n, parts = draw(st.sampled_from([1, 2, 3])), draw(st.integers(1, 4))
+    block_m, edges = draw(st.sampled_from([1, 3, 4])), draw(st.integers(1, 4))
+    return Tiles(block_m, edge_n * edges, edge_n, draw(st.integers(0, parts - 1)), parts)
+
+
+@settings(max_examples=200, deadline=None)
+@given(conditions, st.sampled_from(SIZES), st.sampled_from((*SIZES, 29)), cut_tiles(), st.booleans())
+def test_ranges_with_short_tiles_at_the_edges(
+    condition: Condition, rows: int, keys: int, tiles: Tiles, split: bool
+) -> None:
+    """And over a part of the keys: each part visits its own and no others."""
+    structure = analyze_mask(mask_region(condition))
+    check_ranges(structure, condition.holds, rows, keys, tiles if split else replace(tiles, parts=0, part=0))
+
+
+@given(conditions, st.integers(0, 12), st.integers(1, 6), st.integers(0, 30), st.integers(1, 6))
+def test_cut_tiles_of_full_size_change_nothing(
+    condition: Condition, row: int, rows: int, keys: int, block_n: int
+) -> None:
+    structure = analyze_mask(mask_region(condition))
+    plain, cut = (key_ranges(structure, IntegerMath(), row, row + rows, keys, block_n, edge) for edge in (0, block_n))
+    assert plain == cut
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 9))
+def test_whole_tiles_end_within(begin: int, length: int, block_n: int) -> None:
+    end = whole_tiles(IntegerMath(), begin, begin + length, block_n)
+    assert (end - begin) % block_n == 0
+    assert begin <= end <= begin + length < end + block_n
 
 
 @settings(max_examples=200, deadline=None)

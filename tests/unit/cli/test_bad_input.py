@@ -135,7 +135,9 @@ def test_an_unknown_pass(attir: Attir, subjects: str) -> None:
     [
         ("--check", "--target", "sm_90"),
         ("--emit", "cubin"),
-        ("--emit", "asm"),
+        ("--emit", "sass"),
+        ("--emit", "mlir", "--target", "sm_90"),
+        ("--emit", "ptx", "--target", "avx512"),
         ("--output", "x.mlir"),
         ("--target", "sm_11"),
         ("--rest", "cuda"),
@@ -146,6 +148,16 @@ def test_wrong_usage_exits_with_2(options: tuple[str, ...], attir: Attir, subjec
     outcome = attir("compile", f"{subjects}:causal", *qkv(), *options)
     assert (outcome.code, outcome.out) == (2, "")
     assert "usage: attir compile" in outcome.err and "Traceback" not in outcome.err
+
+
+def test_a_stage_of_other_devices_names_those_that_have_it(attir: Attir, subjects: str) -> None:
+    command = ("compile", f"{subjects}:causal", *qkv())
+    assert "mlir is for CPUs, but sm_90 is a GPU; expected --target avx512, avx2" in (
+        attir(*command, "--emit", "mlir", "--target", "sm_90").err
+    )
+    assert "ptx is for GPUs, but avx2 is a CPU; expected --emit aten, attn, tile, mlir, asm" in (
+        attir(*command, "--emit", "ptx", "--target", "avx2").err
+    )
 
 
 @pytest.mark.parametrize("arguments", [(), ("frobnicate",), ("--versoin",), ("compile",), ("explain",), ("opt",)])
@@ -162,7 +174,7 @@ def test_a_dump_into_a_file_is_refused_before_anything_runs(attir: Attir, subjec
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-@pytest.mark.parametrize("stage", ["tile", "cubin"])
+@pytest.mark.parametrize("stage", ["tile", "cubin", "asm"])
 def test_an_output_that_cannot_be_written_leaves_nothing(
     stage: str, attir: Attir, subjects: str, tmp_path: Path
 ) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from unit.cli.command_line import Attir, qkv
 
-from attir.compiler.compile_command import stage_texts
+from attir.compiler import compile_command, native_offline
+from attir.compiler.compile_command import default_target, stage_texts
 from attir.compiler.dump import Step
+from attir.compiler.native_support import native_problem
 from attir.ir.parser import parse_module
 from attir.ir.verifier import verify
 
@@ -133,13 +135,75 @@ def test_a_stage_the_target_does_not_have(attir: Attir, subjects: str) -> None:
     assert said.startswith("error: gfx942 has no stage 'ptx'; expected ")
 
 
+# --- native kernels
+
+needs_native = pytest.mark.skipif(bool(native_problem()), reason="native kernels do not run here")
+
+
+@pytest.mark.parametrize("target", ["avx512", "avx2"])
+def test_mlir_is_written_for_cpus_that_are_not_here(target: str, attir: Attir, subjects: str) -> None:
+    ir = pytest.importorskip("torch_mlir.ir")
+    outcome = attir("compile", f"{subjects}:twice", *qkv(), "--target", target, "--emit", "mlir")
+    assert outcome.code == 0
+    texts = outcome.out.split(SPLIT)
+    assert len(texts) == 2 and f"{subjects}:7" in texts[0]
+    lanes = {"avx512": "vector<16xf32>", "avx2": "vector<8xf32>"}[target]
+    for text in texts:
+        assert lanes in text
+        with ir.Context():
+            assert ir.Module.parse(text).operation.verify()
+
+
+@needs_native
+def test_assembly_is_that_of_the_kernel(attir: Attir, subjects: str) -> None:
+    outcome = attir("compile", f"{subjects}:causal", *qkv(), "--emit", "asm")
+    assert outcome.code == 0
+    assert "attention_0_0:" in outcome.out.splitlines() and re.search(r"^\s+vfmadd\w+ ", outcome.out, re.MULTILINE)
+    alone = attir("compile", f"{subjects}:causal", *qkv(), "--target", default_target())
+    pattern = r"attention_0_0 for avx\w+: \d+ lines of MLIR, \d+ instructions, \d+ of them multiply-adds\n"
+    assert re.fullmatch(pattern, alone.out)
+
+
+def test_assembly_for_another_cpu_is_refused_in_words(
+    attir: Attir, subjects: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_offline, "host_target", lambda: "avx512")
+    command = ("compile", f"{subjects}:causal", *qkv(), "--target", "avx2")
+    reason = "LLVM in torch-mlir compiles for the CPU it runs on, which is avx512"
+    said = attir(*command, "--emit", "asm").error
+    assert said == f"error: there is no asm for avx2 here: {reason}; --emit mlir needs no such CPU"
+    assert attir(*command).out.endswith(f" lines of MLIR, not compiled: {reason}\n")
+
+
+def test_what_is_shown_without_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_command, "host_target", lambda: "avx2")
+    monkeypatch.setattr(compile_command, "native_problem", lambda: "")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert [default_target(stage) for stage in (None, "tile", "mlir", "asm")] == ["avx2"] * 4
+    assert [default_target(stage) for stage in ("triton", "ptx")] == ["sm_90"] * 2
+    monkeypatch.setattr(compile_command, "native_problem", lambda: "torch-mlir is missing")
+    assert [default_target(stage) for stage in (None, "tile", "mlir")] == ["sm_90", "sm_90", "avx2"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert default_target() == "sm_90"
+
+
+@needs_native
+def test_the_report_of_a_call_names_the_kernel_and_why(attir: Attir, subjects: str) -> None:
+    shown = attir("compile", f"{subjects}:causal", *qkv(), "--check").out
+    assert "      backend   native: machine code, because tensors are on the cpu\n" in shown
+    assert re.search(r"^ +variant   prefill, any rows: 48 queries x group 1 \(", shown, re.MULTILINE)
+    planned = attir("explain", f"{subjects}:causal", *qkv(), "--target", "avx2").out
+    assert "      backend   native, compiled for avx2 and not run\n" in planned
+    assert "      variant   prefill, any rows: 48 queries x group 1 (not run)\n" in planned
+
+
 def test_explain_prints_the_report(attir: Attir, subjects: str) -> None:
     outcome = attir("explain", f"{subjects}:causal", *qkv("f16[1,2,s,64]"), "--target", "sm_80")
     assert outcome.code == 0
     assert "attention_0_0  fused" in outcome.out and "target=sm_80" in outcome.out
     machine = attir("explain", f"{subjects}:causal", *qkv("f16[1,2,s,64]"), "--json")
     site = json.loads(machine.out)["graphs"][0]["sites"][0]
-    assert site["status"] == "fused" and site["plan"]["target"] == "sm_90"
+    assert site["status"] == "fused" and site["plan"]["target"] == default_target()
     assert site["location"] == f"{subjects}:7"
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from unit.cli.command_line import Attir, qkv
 
+from attir.codegen.mlir import emit_module
 from attir.codegen.triton import emit_kernel
 from attir.compiler.opt import run_opt
 from attir.compiler.pipelines import LOWER, schedule
@@ -24,15 +26,35 @@ FILES = {
 }
 
 
-@pytest.fixture(params=FILES)
-def dump(request: pytest.FixtureRequest, attir: Attir, subjects: str, tmp_path: Path) -> Path:
-    """A directory with the dump of one function."""
-    name = str(request.param)
+TARGETS = ("sm_90", "avx512")
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """A directory with the dump of one function, compiled for `target`."""
+
+    folder: Path
+    target: str
+
+    def glob(self, pattern: str) -> list[Path]:
+        return sorted(self.folder.glob(pattern))
+
+    @property
+    def ir(self) -> list[Path]:
+        """The files of our own IR."""
+        return [file for file in self.glob("*.mlir") if ".kernel." not in file.name]
+
+
+@pytest.fixture(params=[(name, target) for name in FILES for target in TARGETS], ids="-".join)
+def dump(request: pytest.FixtureRequest, attir: Attir, subjects: str, tmp_path: Path) -> Dumped:
+    name, device = request.param
     target = f"{ROOT}/examples/alibi_window.py:attention" if name == "alibi_window" else f"{subjects}:{name}"
-    outcome = attir("compile", target, *FILES[name], "--dump", str(tmp_path / "dump"))
+    outcome = attir(
+        "compile", target, *FILES[name], "--target", device, "--emit", "tile", "--dump", str(tmp_path / "dump")
+    )
     assert outcome.code == 0
     assert f"every step lies in {tmp_path}/dump" in outcome.err
-    return tmp_path / "dump" / "graph-0"
+    return Dumped(tmp_path / "dump" / "graph-0", device)
 
 
 def opt(*arguments: str) -> str:
@@ -45,16 +67,15 @@ def without_locations(text: str) -> str:
     return re.sub(r' loc\("[^"]*":\d+:\d+\)', "", text)
 
 
-def test_every_file_is_read_and_printed_the_same(dump: Path) -> None:
-    files = sorted(dump.glob("*.mlir"))
-    assert len(files) >= 13
-    for file in files:
+def test_every_file_is_read_and_printed_the_same(dump: Dumped) -> None:
+    assert len(dump.ir) >= 13
+    for file in dump.ir:
         assert opt(str(file)) == without_locations(file.read_text()), file.name
 
 
-def test_every_file_is_accepted_by_mlir(dump: Path) -> None:
+def test_every_file_is_accepted_by_mlir(dump: Dumped) -> None:
     ir = pytest.importorskip("torch_mlir.ir")
-    for file in sorted(dump.glob("*.mlir")):
+    for file in dump.glob("*.mlir"):
         with ir.Context() as context:
             context.allow_unregistered_dialects = True
             assert ir.Module.parse(file.read_text()).operation.verify(), file.name
@@ -67,40 +88,43 @@ def remaining_passes(target: str, done: int) -> str:
 
 
 def kernel_source(text: str) -> str:
-    return emit_kernel(next(op for op in parse_module(text).walk() if KernelOp.match(op))).source
+    kernels = [op for op in parse_module(text).walk() if KernelOp.match(op)]
+    return emit_module(kernels).text if KernelOp(kernels[0]).lanes else emit_kernel(kernels[0]).source
 
 
-def steps_of_sites(dump: Path) -> Sequence[Sequence[Path]]:
+def steps_of_sites(dump: Dumped) -> Sequence[Sequence[Path]]:
     """The IR files of each site, in order."""
-    sites = sorted({f.name.split("-", 1)[1].split(".")[0] for f in dump.glob("*.kernel.py")})
-    return [sorted(dump.glob(f"*-{site}.*.mlir")) for site in sites]
+    sites = sorted({f.name.split("-", 1)[1].split(".")[0] for f in dump.glob("*.kernel.*")})
+    return [[file for file in dump.ir if f"-{site}." in file.name] for site in sites]
 
 
-def test_the_way_can_be_continued_from_every_file_to_the_same_kernel(dump: Path) -> None:
+def test_the_way_can_be_continued_from_every_file_to_the_same_kernel(dump: Dumped) -> None:
     for files in steps_of_sites(dump):
         end = without_locations(files[-1].read_text())
         kernel = kernel_source(files[-1].read_text())
         for done, file in enumerate(files):
-            passes = f"--passes={remaining_passes('sm_90', done)}"
+            passes = f"--passes={remaining_passes(dump.target, done)}"
             assert opt(str(file), passes) == end, file.name
             assert kernel_source(opt(str(file), passes, "--print-locations")) == kernel, file.name
 
 
-def test_the_dumped_kernel_does_what_the_last_ir_says(dump: Path) -> None:
+def test_the_dumped_kernel_does_what_the_last_ir_says(dump: Dumped) -> None:
     """Names in printed IR are unique and those of kernels are not, so lines are compared without names."""
     for files in steps_of_sites(dump):
         site = files[0].name.split("-", 1)[1].split(".")[0]
-        (dumped,) = dump.glob(f"*-{site}.kernel.py")
+        (dumped,) = dump.glob(f"*-{site}.kernel.*")
         assert without_names(kernel_source(files[-1].read_text())) == without_names(dumped.read_text())
 
 
 def without_names(source: str) -> str:
     """What a kernel calls and computes, in order, with every name of a value left out."""
-    tokens = re.findall(r"tl\.\w+|\d+\.\d+|\b\d+\b|[-+*/%<>=&|]+|\bfor\b", source.split("def launch")[0])
+    source = re.sub(r"[%@]\w+(?:[#:]\d+)?|//.*", "", source.split("def launch")[0])
+    calls = r"(?:tl|arith|vector|llvm|scf|math)\.\w+"
+    tokens = re.findall(rf"{calls}|\d+\.\d+|\b\d+\b|[-+*/%<>=&|]+|\bfor\b", source)
     return " ".join(tokens)
 
 
-def test_the_way_of_the_graph_can_be_repeated(dump: Path) -> None:
-    files = [f for f in sorted(dump.glob("*.mlir")) if "attention_0" not in f.name]
+def test_the_way_of_the_graph_can_be_repeated(dump: Dumped) -> None:
+    files = [f for f in dump.ir if "attention_0" not in f.name]
     raised = opt(str(files[0]), "--passes=canonicalize,raise-attention,dce")
     assert raised == without_locations(files[-1].read_text())

@@ -11,8 +11,11 @@ import pytest
 import torch
 from unit.cli.command_line import Attir
 
+from attir.compiler import doctor
 from attir.compiler.agreement import compare, tensors_in
+from attir.compiler.host_cpu import host_name
 from attir.compiler.input_spec import InputSpec, dynamic_sizes, make_inputs, parse_input
+from attir.compiler.native_support import native_problem
 from attir.compiler.options import Options
 from attir.compiler.target import load_target, parse_config
 from attir.compiler.without_running import kernels_for
@@ -174,6 +177,14 @@ def test_kernels_that_are_not_run_return_zeros_of_the_right_shape() -> None:
     assert site.plan["target"] == "sm_80"
 
 
+@pytest.mark.parametrize(("queries", "calls"), [(None, "prefill, any rows: before any call"), (3, "decode, 4 rows: 3")])
+def test_native_kernels_that_are_not_run_are_those_for_the_sizes(queries: int | None, calls: str) -> None:
+    site = kernels_for("avx2")(Case(f32, 16, form="causal").module(), Options(), queries)
+    assert (site.plan["target"], site.language) == ("avx2", "mlir")
+    (variant,) = site.variants
+    assert variant.calls.startswith(calls) and variant.origin == "not run"
+
+
 # --- the doctor
 
 
@@ -184,6 +195,15 @@ def test_the_doctor_says_what_works(attir: Attir) -> None:
     assert lines[0].startswith("attir ") and lines[-1] == "everything needed works"
     for what in ("torch", "triton", "numpy", "lark", "reads and writes IR", "Triton's interpreter", "kernel cache"):
         assert any(line.startswith(f"  ok    {what} ") for line in lines), what
+    native = next(line for line in lines if "native kernels" in line)
+    assert native.startswith("  -  " if native_problem() else "  ok ") and host_name() in native
+
+
+def test_the_doctor_says_what_native_kernels_lack(attir: Attir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "native_problem", lambda: "the native backend needs torch-mlir")
+    outcome = attir("doctor")
+    assert outcome.code == 0
+    assert "  -     native kernels               the native backend needs torch-mlir (this CPU: " in outcome.out
 
 
 def test_the_doctor_says_what_does_not(attir: Attir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

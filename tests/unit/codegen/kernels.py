@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any, cast
 
+import pytest
 import torch
 
+from attir.codegen.mlir import emit_module
 from attir.codegen.triton import emit_triton
 from attir.compiler.triton_runtime import load_kernel
+from attir.cost_model.cpus import CPUS
 from attir.ir.attributes import (
     DenseArrayAttr,
     FunctionType,
@@ -76,8 +81,29 @@ def numbers(tensor: torch.Tensor) -> list[Any]:
     return cast(Any, tensor).tolist()
 
 
+def run_native(kernel: Operation, *tensors: torch.Tensor) -> str:
+    """Compile a kernel for this CPU and run it; return its text."""
+    from attir.compiler.host_cpu import host_target
+    from attir.compiler.native_cache import load_kernels
+
+    lanes = CPUS[host_target()].lanes
+    for name, value in (("lanes", lanes), ("columns", 4)):
+        kernel.properties[name] = IntegerAttr(value)
+    module = emit_module([kernel], unit_strides=False)
+    arguments = [0]
+    for x in tensors:
+        arguments += [x.data_ptr(), *x.shape, *x.stride()]
+    block = (ctypes.c_int64 * len(arguments))(*arguments)
+    load_kernels(module.text).functions[module.kernels[0].name].run(ctypes.addressof(block), 1)
+    return module.text
+
+
 def run(kernel: Operation, *tensors: torch.Tensor) -> str:
-    """Run a kernel in the interpreter; return its text."""
+    """Run a kernel in Triton's interpreter; return its text."""
     source = emit_triton(kernel)
     load_kernel(source, "test_kernel", "interpret")(*tensors)
     return source
+
+
+RUNS: dict[str, Callable[..., str]] = {"interpret": run, "native": run_native}
+NATIVE = pytest.mark.skipif(find_spec("torch_mlir") is None, reason="native kernels need torch-mlir")

@@ -1,4 +1,4 @@
-"""Every elementwise operation as Triton text, run in the interpreter, against PyTorch in float64."""
+"""Every elementwise operation, as Triton text in its interpreter and as native code, against PyTorch in float64."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from unit.codegen.kernels import Body, iota, numbers, row_kernel, run
+from unit.codegen.kernels import NATIVE, RUNS, Body, iota, numbers, row_kernel, run
 
 from attir.ir.attributes import (
     Attribute,
@@ -38,6 +38,17 @@ TORCH: dict[Type, torch.dtype] = {
 SPECIAL = [0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1.0, -1.0, 1e-30, -1e-30]
 
 
+class Machine:
+    """Where kernels run in the present test."""
+
+    backend = "interpret"
+
+
+@pytest.fixture(autouse=True, params=["interpret", pytest.param("native", marks=NATIVE)])
+def machine(request: pytest.FixtureRequest) -> None:
+    Machine.backend = request.param
+
+
 def floats(seed: int, magnitude: float = 4.0, low: float | None = None) -> torch.Tensor:
     """64 floats: special ones first, then random ones in (-magnitude, magnitude), or from `low` on."""
     generator = torch.Generator().manual_seed(seed)
@@ -57,7 +68,7 @@ def apply(kind: type[Op], result: Type | None = None, **properties: Attribute) -
 
 def computed(body: Body, inputs: list[torch.Tensor], types: list[Type], result: Type) -> torch.Tensor:
     out = torch.zeros(64, dtype=TORCH[result])
-    run(row_kernel("elementwise", types, result, body), *inputs, out)
+    RUNS[Machine.backend](row_kernel("elementwise", types, result, body), *inputs, out)
     return out
 
 

@@ -11,6 +11,8 @@ import torch
 
 from attir.compiler.custom_op import Runner
 from attir.compiler.options import Options
+from attir.compiler.report import Variant
+from attir.compiler.sites import Watcher
 from attir.ir.core import Operation
 from attir.ir.dialects.func import FuncOp
 from attir.ir.interpreter import interpret
@@ -25,9 +27,14 @@ class ReferenceSite:
     kernel_source: str
     plan: Mapping[str, Any] = field(default_factory=lambda: {"block_m": 64})
     steps: Sequence[tuple[str, str]] = ()
+    language: str = "mlir"
+    variants: Sequence[Variant] = ()
+
+    def watch(self, watcher: Watcher) -> None:
+        """There will never be another kernel."""
 
 
-def reference_site(module: Operation, options: Options) -> ReferenceSite:
+def reference_site(module: Operation, options: Options, queries: int | None = None) -> ReferenceSite:
     """The site compiler: numpy instead of a kernel."""
     name = next(FuncOp(op).sym_name.value for op in module.walk() if op.name == "func.func")
 
@@ -39,4 +46,5 @@ def reference_site(module: Operation, options: Options) -> ReferenceSite:
         assert bool(lse) == want_lse
         return torch.as_tensor(out).to(q.dtype), torch.as_tensor(lse[0]) if want_lse else torch.empty(0)
 
-    return ReferenceSite(run, print_operation(module) + f"// {options.backend}\n")
+    source = f"{print_operation(module)}// {options.backend} for {queries} queries\n"
+    return ReferenceSite(run, source)

@@ -185,7 +185,7 @@ def test_a_softmax_that_is_no_attention_is_no_refusal() -> None:
 
 
 def test_a_site_without_a_kernel_runs_as_it_was() -> None:
-    backend = Backend(Options(), lambda module, options: refuse())
+    backend = Backend(Options(), lambda module, options, queries=None: refuse())
     compiled: Any = torch.compile(alibi_window, backend=backend)
     assert torch.equal(compiled(Q, K, V, SLOPES), alibi_window(Q, K, V, SLOPES))
     (site,) = backend.report.sites
@@ -216,9 +216,9 @@ def test_autocast_is_refused() -> None:
 def test_equal_sites_share_a_kernel() -> None:
     compiled_sites: list[int] = []
 
-    def counting(module: Any, options: Options) -> Any:
+    def counting(module: Any, options: Options, queries: int | None = None) -> Any:
         compiled_sites.append(1)
-        return reference_site(module, options)
+        return reference_site(module, options, queries)
 
     def two_layers(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return by_hand(by_hand(q, k, v), k, v)

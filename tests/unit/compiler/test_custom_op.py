@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -44,6 +45,26 @@ def test_a_missing_gradient_is_an_error(position: int) -> None:
         attention_op()(q, k, v, [capture], site, False)
     with torch.no_grad():
         attention_op()(q, k, v, [capture], site, False)
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_a_negative_that_is_only_promised_is_there_when_a_kernel_reads_memory(position: int) -> None:
+    def memory_of(tensor: torch.Tensor) -> float:
+        return ctypes.c_float.from_address(tensor.data_ptr()).value
+
+    def reading(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor([memory_of(t) for t in (q, k, v, *captures)]), q.new_empty(0)
+
+    negative = torch.complex(Q, Q).conj().imag
+    assert negative.is_neg()
+    tensors = [Q, K, V, Q]
+    tensors[position] = negative
+    q, k, v, capture = tensors
+    with torch.no_grad():
+        out, _ = attention_op()(q, k, v, [capture], register_site(reading), False)
+    assert out.tolist() == [-1.0 if i == position else 1.0 for i in range(4)]
 
 
 def test_the_op_passes_pytorchs_own_checks() -> None:

@@ -13,7 +13,7 @@ from attir.compiler.options import Options
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"backend": "foo"}, "unknown backend 'foo'; expected auto, interpret, triton"),
+        ({"backend": "foo"}, "unknown backend 'foo'; expected auto, native, triton, interpret"),
         ({"rest": "foo"}, "unknown rest 'foo'; expected eager, inductor"),
         ({"autotune": "top3"}, "autotune='top3' is not available yet"),
         ({"max_error": 0.1}, "max_error=0.1 is not available yet"),

@@ -347,3 +347,54 @@ def test_flash_attention(rows: int, keys: int) -> None:
     interpret(flash_attention(), "main", q, k, v, narrow, lse)
     assert np.abs(narrow - wanted[0]).max() <= 2.0**-10 * np.abs(v).max()
     np.testing.assert_allclose(lse, wanted[1], rtol=1e-6, atol=1e-6)
+
+
+QUERIES = np.arange(2 * 6 * 4 * 3, dtype=np.float32).reshape(2, 6, 4, 3)
+
+
+def group_rows(b: int, key_head: int, group: int = 3) -> Any:
+    operands = [(QUERIES, memory(None, 6, None, 3)), (b, index), (key_head, index)]
+    return evaluate("tile.group_rows", operands, memory(None, 3), {"group": IntegerAttr(group)})
+
+
+# Row r is query r // group of head key_head * group + r % group.
+def test_group_rows() -> None:
+    rows = group_rows(1, 1)
+    assert rows.shape == (12, 3)
+    np.testing.assert_array_equal(rows[0:12, 0:3], QUERIES[1, 3:6].swapaxes(0, 1).reshape(12, 3))
+
+
+@pytest.mark.parametrize(
+    ("b", "key_head", "message"), [(2, 0, "reads index 2 of axis 0"), (0, 2, "reads index 6 of axis 1")]
+)
+def test_group_rows_outside_is_an_error(b: int, key_head: int, message: str) -> None:
+    with pytest.raises(CompileError, match=f"'tile.group_rows' op {message}"):
+        group_rows(b, key_head)
+
+
+# Loads, gathers and stores reach the memory itself, whatever its strides; a slice of rows does too.
+def test_group_rows_is_no_copy() -> None:
+    def body(builder: Builder, arguments: list[Value]) -> list[Value]:
+        source, target = arguments
+        zero, one, two = (builder.index(i) for i in range(3))
+        group: dict[str, Attribute] = {"group": IntegerAttr(2)}
+        rows = builder.create(tile.GroupRowsOp, [target, zero, one], [memory(None)], group).out
+        wide = builder.create(tile.GroupRowsOp, [source, zero, one], [memory(None, 3)], group).out
+        row = builder.create(tile.SliceOp, [wide, two], [memory(3)]).out
+        builder.create(tile.StoreOp, [builder.create(tile.LoadOp, [row, zero], [memory(3)]).out, rows, one])
+        steps = builder.create(tile.IotaOp, [], [memory(2, element=index)]).out
+        ones = builder.constant(1, memory(2, element=index))
+        column = builder.create(tile.GatherOp, [wide, steps, ones], [memory(2)]).out
+        builder.create(tile.StoreOp, [column, rows, builder.index(6)], [], boundary(0))
+        return []
+
+    types = [memory(None, None, None, 3), memory(None, None, None)]
+    module = kernel(types, lambda b, _: [b.index(1)], body)
+    source = np.ascontiguousarray(QUERIES.swapaxes(1, 2)).swapaxes(1, 2)
+    target = np.zeros((4, 2, 6), np.float32).transpose(1, 2, 0)
+    interpret(module, "main", source, target)
+    wanted = np.zeros((2, 6, 4), np.float32)
+    heads = wanted[0, 2:4]
+    heads[1, 0], heads[0, 1], heads[1, 1] = QUERIES[0, 2, 1]
+    heads[:, 3] = QUERIES[0, 2:4, 0, 1]
+    np.testing.assert_array_equal(target, wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from attir.cost_model.cpus import CPUS
 from attir.cost_model.devices import DEVICES, TARGETS, Device
 from attir.cost_model.resources import (
     AttentionShape,
@@ -143,14 +144,14 @@ def test_the_serial_estimate_matches_the_facts() -> None:
 
 
 def test_devices_are_named_by_their_target() -> None:
-    assert (*DEVICES, "interpret") == TARGETS
-    assert all(name == device.name for name, device in DEVICES.items())
+    assert (*DEVICES, *CPUS, "interpret") == TARGETS
+    assert all(name == device.name for name, device in (*DEVICES.items(), *CPUS.items()))
 
 
 @pytest.mark.parametrize(
     ("root", "target", "message"),
     [
-        (module(64, 64), "sm_70", "target must be one of sm_80, sm_90, sm_100, gfx942, interpret, but is 'sm_70'"),
+        (module(64, 64), "sm_70", f"target must be one of {', '.join(TARGETS)}, but is 'sm_70'"),
         (module(64, 64, f64), "sm_90", "kernels take f16, bf16, f32, but q, k and v are f64"),
         (module(Symbol("d"), 64), "sm_90", "the head dimension must be a positive constant, but k is"),
         (module(8192, 64), "gfx942", "no tile sizes fit gfx942: head dimensions 8192 and 64 of 2 bytes need"),

@@ -1,0 +1,284 @@
+"""Computes elementwise tile values where a loop needs them: one step of columns at a time, nothing stored.
+
+A value of two axes is never whole in registers. It is evaluated at a `Step`: a column (or the few
+that share a vector) of all rows, or a vector of columns of all rows, by what its tile's layout is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ...ir.attributes import IndexType, element_type
+from ...ir.core import Operation, Value
+from ...ir.diagnostics import op_error
+from ...ir.dialects.tile import BroadcastOp, GatherOp
+from .arithmetic import check_supported, constant_number, elementwise, held_element, scaled_exponent
+from .elementary import exp2_scaled
+from .memory import element_address, gather, load_element, row_address, row_part
+from .state import FLOAT_DEGREE, State
+from .values import Buffer, Loaded, Spread, View, shape_of, together
+from .writer import Ssa, vector
+
+ROWS, COLUMNS = 0, 1
+ELEMENTWISE = ("arith", "math")
+
+Resolve = Callable[[Value], Spread]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tile of two axes is cut into vectors, and how it lies in scratch memory.
+
+    `along` columns: a vector holds neighbouring columns of one row, tiles lie row after row. Else
+    a vector holds neighbouring rows of one column, or all rows of a few columns, and tiles lie
+    column after column. `step` counts the columns of one step.
+    """
+
+    along: bool
+    step: int
+
+
+def layout_across(state: State) -> Layout:
+    return Layout(along=False, step=1 if state.wide else state.lanes // state.rows)
+
+
+def layout_along(state: State) -> Layout:
+    return Layout(along=True, step=state.lanes)
+
+
+@dataclass
+class Step:
+    """The columns being computed: from `column` on, `count` of them if fewer than a whole step."""
+
+    layout: Layout
+    column: Ssa
+    count: int | None = None
+    dots: dict[Value, Spread] = field(default_factory=dict[Value, Spread])
+    done: dict[tuple[Value, int], Spread] = field(default_factory=dict[tuple[Value, int], Spread])
+
+
+def is_tile(value: Value) -> bool:
+    """Whether a value has two axes."""
+    return len(shape_of(value.type)) == 2
+
+
+def layout_of(state: State, value: Value) -> Layout:
+    """The layout of a tile of two axes: that of the products and loads that it is computed from."""
+    return layout_along(state) if not state.wide and _runs_along(state, value) else layout_across(state)
+
+
+def _runs_along(state: State, value: Value) -> bool:
+    held = state.known.get(value)
+    if isinstance(held, Buffer):
+        return held.along
+    op = value.defining_op
+    if op is None:
+        return False
+    if op.name == "tile.dot":
+        return not is_transposed(op.operands[1])
+    return op.name == "tile.load" or any(_runs_along(state, v) for v in op.operands if is_tile(v))
+
+
+def is_transposed(value: Value) -> bool:
+    """Whether the second factor of a product is a transposed tile, so that its sum runs along memory."""
+    flips = 0
+    while (op := value.defining_op) is not None and op.name in ("tile.transpose", "arith.extf"):
+        flips += op.name == "tile.transpose"
+        value = op.operands[0]
+    return flips % 2 == 1
+
+
+def tree(state: State, root: Value) -> list[Operation]:
+    """The ops of two axes that must be computed to know `root`, operands first."""
+    found: dict[Operation, None] = {}
+
+    def visit(value: Value) -> None:
+        op = value.defining_op
+        if value in state.known or op is None or not is_tile(value) or op in found:
+            return
+        for operand in op.operands if op.name != "tile.dot" else op.operands[2:]:
+            visit(operand)
+        found[op] = None
+
+    visit(root)
+    return list(found)
+
+
+def evaluate(state: State, value: Value, step: Step) -> Spread:
+    """A tile of two axes at a step: one number, or a vector for each group of rows."""
+    key = (value, COLUMNS + ROWS)
+    if key not in step.done:
+        with state.w.named(value.name_hint):
+            step.done[key] = _evaluate(state, value, step)
+    return step.done[key]
+
+
+def _evaluate(state: State, value: Value, step: Step) -> Spread:
+    held, op = state.known.get(value), value.defining_op
+    if isinstance(held, Buffer):
+        return load_step(state, held, step)
+    if value in step.dots:
+        return step.dots[value]
+    if isinstance(held, Loaded):
+        return _read_rows(state, held, step)
+    assert op is not None, "a carried tile lies in scratch memory"
+    if op.name == "tile.broadcast":
+        return _broadcast(state, BroadcastOp(op), step)
+    return compute(state, op, lambda v: evaluate(state, v, step) if is_tile(v) else state.scalar(v))
+
+
+def compute(state: State, op: Operation, resolve: Resolve) -> Spread:
+    """One elementwise op or gather; `resolve` gives its operands as they are where it is needed."""
+    check_supported(op)
+    w = state.w
+    if op.name == "arith.constant":
+        return w.constant(constant_number(op), held_element(op.result.type, 0))
+    if op.name == "tile.gather":
+        return _gather(state, GatherOp(op), resolve)
+    if op.dialect not in ELEMENTWISE:
+        op_error(op, "cannot be computed on tiles by a kernel for CPUs")
+    if (scaled := scaled_exponent(op)) is not None:
+        product, factor = scaled
+        # A softmax knows that nothing lies above its maximum, and may round as coarsely as its inputs are.
+        hot = "nonpositive" in op.attributes
+        degree = state.exponential_degree if hot else FLOAT_DEGREE
+        x = resolve(product.operands[0])
+        return together(w, [x], [False], lambda xs: exp2_scaled(w, xs[0], factor, degree=degree, saturate=not hot))
+    values = [resolve(v) for v in op.operands]
+    indices = [isinstance(element_type(v.type), IndexType) for v in op.operands]
+    return together(w, values, indices, lambda xs: elementwise(w, op, xs))
+
+
+def load_step(state: State, buffer: Buffer, step: Step) -> list[Ssa]:
+    w, type_ = state.w, vector("f32", state.lanes)
+    return [w.load(a, type_, 4 * state.lanes) for a in _step_addresses(state, buffer, step)]
+
+
+def store_step(state: State, values: Spread, buffer: Buffer, step: Step) -> None:
+    w, addresses = state.w, _step_addresses(state, buffer, step)
+    parts = values if isinstance(values, list) else [values] * len(addresses)
+    for x, address in zip(parts, addresses, strict=True):
+        w.store(w.broadcast(x, state.lanes), address, 4 * state.lanes)
+
+
+def _step_addresses(state: State, buffer: Buffer, step: Step) -> list[Ssa]:
+    w = state.w
+    if step.layout.along:
+        start = w.at(buffer.pointer, step.column, "f32")
+        return [w.at(start, row * buffer.pitch, "f32") for row in range(state.rows)]
+    start = w.at(buffer.pointer, w.mul(step.column, w.index(buffer.pitch)), "f32")
+    return [w.at(start, group * state.lanes, "f32") for group in range(state.groups)]
+
+
+def _read_rows(state: State, tile: Loaded, step: Step) -> list[Ssa]:
+    """A step of a tile in memory whose vectors run along columns; rows that do not exist are zero."""
+    w = state.w
+    valid, zero = tile.valid_rows(w), w.constant(0, vector("f32", state.lanes))
+    last = w.greatest(w.sub(valid, w.index(1)), w.index(0))
+    found: list[Ssa] = []
+    for row in range(state.rows):
+        number = w.index(row)
+        source = row_address(w, tile, w.least(number, last) if 0 in tile.boundary else number)
+        x = row_part(state, tile, source, step.column, step.count or state.lanes)
+        found.append(w.select(w.compare("slt", number, valid), x, zero) if 0 in tile.boundary else x)
+    return found
+
+
+def _broadcast(state: State, op: BroadcastOp, step: Step) -> Spread:
+    missing = tuple(op.axes.values)
+    if missing == (ROWS, COLUMNS):
+        return state.scalar(op.x)
+    return along_columns(state, op.x, step) if missing == (ROWS,) else along_rows(state, op.x, step)
+
+
+def along_rows(state: State, value: Value, step: Step) -> Spread:
+    """A tile of one axis, the rows, at a step of a tile of two."""
+    spread = state.spread(value).spread
+    if not isinstance(spread, list) or not step.layout.along:
+        return spread
+    key = (value, ROWS)
+    if key not in step.done:
+        step.done[key] = [state.w.extract(spread[0], row) for row in range(state.rows)]
+    return step.done[key]
+
+
+def along_columns(state: State, value: Value, step: Step) -> Spread:
+    """A tile of one axis, the columns, at a step: a number, or a vector if a vector spans columns."""
+    key = (value, COLUMNS)
+    if key not in step.done:
+        step.done[key] = _along_columns(state, value, step)
+    return step.done[key]
+
+
+def _along_columns(state: State, value: Value, step: Step) -> Spread:
+    op = value.defining_op
+    assert op is not None, "a loop carries no tile along the columns"
+    if op.name == "tile.iota":
+        return _column_numbers(state, step)
+    if op.name == "tile.broadcast":
+        return state.scalar(op.operands[0])
+    return compute(state, op, lambda v: along_columns(state, v, step) if shape_of(v.type) else state.scalar(v))
+
+
+def _column_numbers(state: State, step: Step) -> Ssa:
+    w, lanes = state.w, state.lanes
+    if step.layout.step == 1:
+        return step.column
+    numbers = [lane if step.layout.along else lane // state.rows for lane in range(lanes)]
+    start = w.broadcast(w.cast("arith.trunci", step.column, "i32"), lanes)
+    return w.add(start, w.lane_numbers(numbers, "i32"))
+
+
+def rows_of(state: State, op: Operation) -> Spread:
+    """A tile of one axis, the rows, for all of them."""
+    w, lanes = state.w, state.lanes
+    if op.name == "tile.iota":
+        if not state.wide:
+            return [w.lane_numbers([lane % state.rows for lane in range(lanes)], "i32")]
+        starts = range(0, state.rows, lanes)
+        return [w.lane_numbers(range(start, start + lanes), "i32") for start in starts]
+    if op.name == "tile.broadcast":
+        return state.scalar(op.operands[0])
+    return compute(state, op, lambda v: state.spread(v).spread if shape_of(v.type) else state.scalar(v))
+
+
+# --- elements of captured tensors
+
+
+def _gather(state: State, op: GatherOp, resolve: Resolve) -> Spread:
+    view = state.view(op.source)
+    rank = len(view.strides)
+    indices = [resolve(v) for v in op.indices]
+    positions, masks = indices[:rank], indices[rank:]
+    state.w.source(op.operation.location)
+
+    def emit(group: int | None) -> Ssa:
+        here = [x[group] if isinstance(x, list) and group is not None else x for x in positions]
+        mask = [x[group] if isinstance(x, list) and group is not None else x for x in masks]
+        return _gather_one(
+            state, view, [x for x in here if isinstance(x, Ssa)], [x for x in mask if isinstance(x, Ssa)]
+        )
+
+    count = next((len(x) for x in indices if isinstance(x, list)), None)
+    return emit(None) if count is None else [emit(group) for group in range(count)]
+
+
+def _gather_one(state: State, view: View, positions: list[Ssa], masks: list[Ssa]) -> Ssa:
+    """Scalar positions move the address, those in lanes become offsets from it."""
+    w, lanes = state.w, state.lanes
+    offset: Ssa | None = None
+    spread: Ssa | None = None
+    for position, stride in zip(positions, view.strides, strict=True):
+        if position.lanes:
+            part = w.mul(w.cast("arith.extsi", position, "i64"), w.broadcast(stride, lanes))
+            spread = part if spread is None else w.add(spread, part)
+        else:
+            part = w.mul(position, stride)
+            offset = part if offset is None else w.add(offset, part)
+    mask = masks[0] if masks else None
+    if spread is None and (mask is None or not mask.lanes):
+        return load_element(w, view, offset, mask)
+    spread = spread if spread is not None else w.constant(0, vector("i64", lanes))
+    held = w.broadcast(mask, lanes) if mask is not None else w.constant(1, vector("i1", lanes))
+    return gather(w, element_address(w, view, offset), spread, view.element, held)

@@ -1,0 +1,74 @@
+"""From one outlined attention to scheduled tile kernels, with every decision on the way; for any target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir.attributes import Attribute, DictAttr, FloatAttr, IntegerAttr, StringAttr
+from ..ir.core import Operation
+from ..ir.diagnostics import op_error
+from ..ir.dialects.attn import AttentionOp
+from ..ir.dialects.tile import KernelOp
+from ..ir.printer import print_operation
+from ..passes.manager import Pass, PassContext
+from ..passes.pipeline import PassPipeline, RunSettings
+from .pipelines import LOWER, schedule
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One attention as tile kernels for `target`: more than one where partial results are merged.
+
+    `plan` is the schedule, `structure` what is known of the mask, `steps` the IR after every pass,
+    `group` the query heads for each key head, `has_lse` whether the last result is the log-sum-exp.
+    """
+
+    target: str
+    kernels: tuple[Operation, ...]
+    plan: Mapping[str, Any]
+    structure: Mapping[str, Any]
+    steps: tuple[tuple[str, str], ...]
+    group: int
+    has_lse: bool
+
+    @property
+    def decisions(self) -> Mapping[str, Any]:
+        """The plan, and what is known of the mask as its entry `mask`."""
+        return {**self.plan, "mask": dict(self.structure)}
+
+
+def lower(module: Operation, target: str, rows: int = 0) -> Lowered:
+    """The kernels of an outlined attention (see `sites.outline`) on `target`.
+
+    `target` is a device such as "sm_90" or "avx512", or "interpret"; `rows` is how many rows of
+    queries share keys in a call, where kernels are made for few of them, else 0. `module` is left
+    as it is. Raises CompileError where no kernel exists.
+    """
+    module = module.clone()
+    context, steps = PassContext(), list[tuple[str, str]]()
+
+    def observe(moment: str, step: Pass, result: Operation) -> None:
+        if moment == "after":
+            steps.append((step.name, print_operation(result, locations=True)))
+
+    settings = RunSettings(observe=observe)
+    PassPipeline(schedule(target, rows)).run(module, context, settings)
+    attention = next((AttentionOp(op) for op in module.walk() if AttentionOp.match(op)), None)
+    if attention is None:
+        op_error(module, "holds no attention to make a kernel of")
+    group, has_lse = attention.group.value, bool(attention.lse.uses)
+    plan, structure = readable(attention.schedule), readable(attention.structure)
+    PassPipeline(LOWER).run(module, context, settings)
+    kernels = tuple(op for op in module.walk() if KernelOp.match(op))
+    return Lowered(target, kernels, plan, structure, tuple(steps), group, has_lse)
+
+
+def readable(hint: DictAttr | None) -> dict[str, Any]:
+    """A hint as plain Python values."""
+    return {key: _plain(value) for key, value in (hint.items if hint else ())}
+
+
+def _plain(value: Attribute) -> Any:
+    return value.value if isinstance(value, IntegerAttr | FloatAttr | StringAttr) else str(value)

@@ -1,0 +1,186 @@
+"""One call of a native kernel: its block of arguments, its results, how many threads, and the merge of parts."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+
+from ..passes.merge_splits import split_count
+from .native_kernels import Function, LoadedKernel
+
+SMALL = 200_000
+"""Floating-point operations below which waking a second thread costs more than it saves."""
+
+Sizes: TypeAlias = tuple[int, ...]
+Tensors: TypeAlias = tuple[torch.Tensor, ...]
+Results: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+
+
+class Plan(Protocol):
+    """Runs calls whose tensors have one set of shapes, strides and dtypes; lse has no elements where there is none."""
+
+    def __call__(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor]
+    ) -> Results: ...
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sizes and strides of a tensor, strides in elements."""
+
+    sizes: Sizes
+    strides: Sizes
+
+    @staticmethod
+    def of(tensor: torch.Tensor) -> Layout:
+        return Layout(tuple(tensor.shape), tensor.stride())
+
+    @staticmethod
+    def contiguous(sizes: Sequence[int]) -> Layout:
+        return Layout(tuple(sizes), tuple(math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))))
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.sizes)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Calls without any key, or without any result: there is nothing to compute."""
+
+    out: Layout
+    lse: Layout
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor]) -> Results:
+        lse = q.new_full(self.lse.sizes, float("-inf"), dtype=torch.float32)
+        return q.new_zeros(self.out.sizes), lse
+
+
+class Block:
+    """What a function is told, in the order of the kernel's ABI, with the addresses left out.
+
+    `words` holds a counter of programs, which starts at 0, then for each tensor its address, sizes
+    and strides; the addresses go to `positions`. `programs` is how many there are, `work` the
+    floating-point operations of all. `scratch` floats follow behind, for what nobody reads.
+    """
+
+    __slots__ = ("_most", "_run", "positions", "scratch_offset", "words")
+
+    def __init__(
+        self, function: Function, tensors: Sequence[Layout], programs: int, work: int, scratch: int = 0
+    ) -> None:
+        values, positions = [0], list[int]()
+        for tensor in tensors:
+            positions.append(len(values))
+            values += [0, *tensor.sizes, *tensor.strides]
+        self.positions, self.scratch_offset = tuple(positions), 8 * len(values)
+        # Copies and fills faster than an array of ctypes.
+        self.words = array("q", [*values, *[0] * -(-scratch // 2)])
+        self._run, self._most = function.run, 1 if work < SMALL else programs
+
+    def start(self, words: array[int]) -> None:
+        """Run the function on a copy of `words` that has addresses; returns when all programs have run."""
+        most = self._most
+        self._run(words.buffer_info()[0], most if most == 1 else min(most, torch.get_num_threads()))
+
+    def start_on(self, addresses: Sequence[int]) -> None:
+        words = self.words[:]
+        for position, address in zip(self.positions, addresses, strict=True):
+            words[position] = address
+        self.start(words)
+
+
+class Whole:
+    """Calls of a kernel that writes its results at once.
+
+    A log-sum-exp that the kernel writes but that nobody asks for (`unread`) goes behind the block.
+    """
+
+    __slots__ = ("_block", "_captured", "_like_lse", "_like_out", "_lse", "_no_lse", "_out", "_unread")
+
+    def __init__(
+        self, block: Block, like_out: torch.Tensor, like_lse: torch.Tensor, *, has_lse: bool, unread: bool = False
+    ) -> None:
+        rest = block.positions[3:]
+        count = 1 + (has_lse or unread)
+        self._block, self._like_out, self._like_lse = block, like_out, like_lse
+        self._captured, self._out, self._lse = rest[:-count], rest[-count], rest[-1] if has_lse or unread else 0
+        self._unread, self._no_lse = unread, None if has_lse else like_lse.new_empty(0)
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor]) -> Results:
+        block = self._block
+        words = block.words[:]
+        # Three tensors of four axes come first, each with its address, sizes and strides.
+        words[1], words[10], words[19] = q.data_ptr(), k.data_ptr(), v.data_ptr()
+        for position, capture in zip(self._captured, captures, strict=True):
+            words[position] = capture.data_ptr()
+        out = torch.empty_like(self._like_out, memory_format=torch.contiguous_format)
+        words[self._out] = out.data_ptr()
+        if (lse := self._no_lse) is None:
+            lse = torch.empty_like(self._like_lse, memory_format=torch.contiguous_format)
+            words[self._lse] = lse.data_ptr()
+        elif self._unread:
+            words[self._lse] = words.buffer_info()[0] + block.scratch_offset
+        block.start(words)
+        return out, lse
+
+
+@dataclass(frozen=True)
+class Split:
+    """Calls of a kernel that spreads the keys over programs, and of the one that merges what they find.
+
+    `parts` are the partial results and their log-sum-exps, in f32, one after the other in memory.
+    """
+
+    first: Block
+    merge: Block
+    parts: tuple[Layout, Layout]
+    out: Layout
+    lse: Layout
+    has_lse: bool
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor]) -> Results:
+        part_out, part_lse = self.parts
+        workspace = q.new_empty(part_out.elements + part_lse.elements, dtype=torch.float32)
+        parts = [workspace.data_ptr(), workspace.data_ptr() + 4 * part_out.elements]
+        self.first.start_on([*(t.data_ptr() for t in (q, k, v, *captures)), *parts])
+        out, lse = q.new_empty(self.out.sizes), q.new_empty(self.lse.sizes, dtype=torch.float32)
+        self.merge.start_on([*parts, out.data_ptr(), *([lse.data_ptr()] if self.has_lse else [])])
+        return out, lse
+
+
+def plan_call(loaded: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout) -> Plan:
+    """How to call a kernel on tensors like these, where there is something to compute."""
+    q, k = tensors[:2]
+    schedule, has_lse = loaded.schedule, loaded.kernel.lowered.has_lse
+    inputs, results = [Layout.of(t) for t in tensors], [out, lse] if has_lse else [out]
+    like_out, like_lse = _blank(q, out.sizes, q.dtype), _blank(q, lse.sizes, torch.float32)
+    batch, heads, rows = q.shape[0], q.shape[1], q.shape[2]
+    if schedule.folded:
+        heads, rows = k.shape[1], rows * loaded.kernel.lowered.group
+    tiles = -(-rows // schedule.block_m)
+    programs = batch * heads * tiles
+    work = 2 * k.shape[2] * (q.numel() + out.elements)
+    if not schedule.split:
+        block = Block(loaded.functions[0], [*inputs, *results], programs, work)
+        return Whole(block, like_out, like_lse, has_lse=has_lse)
+    count = split_count(batch, heads, tiles, k.shape[2], schedule)
+    part_out, part_lse = (Layout.contiguous((count, *sizes)) for sizes in (out.sizes, out.sizes[:3]))
+    first = Block(
+        loaded.functions[0], [*inputs, part_out, part_lse], programs * count, work, 0 if has_lse else part_lse.elements
+    )
+    if count == 1 and q.dtype == torch.float32:
+        # The only part is the result.
+        return Whole(first, like_out, like_lse, has_lse=has_lse, unread=not has_lse)
+    merge = Block(loaded.functions[1], [part_out, part_lse, *results], batch * heads * rows, 4 * part_out.elements)
+    return Split(first, merge, (part_out, part_lse), out, lse, has_lse)
+
+
+def _blank(q: torch.Tensor, sizes: Sizes, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor that others are made like, and that takes no memory itself."""
+    return q.new_empty(1, dtype=dtype).expand(sizes) if math.prod(sizes) else q.new_empty(sizes, dtype=dtype)

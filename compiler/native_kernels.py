@@ -1,0 +1,195 @@
+"""The native kernels of one attention: which calls share one, and each compiled once, when a call asks for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ..cost_model.cpus import CPUS
+from ..ir.attributes import TensorType
+from ..ir.core import Operation
+from ..ir.diagnostics import op_error
+from ..ir.dialects.attn import AttentionOp
+from ..ir.dialects.func import FuncOp
+from ..passes.schedule import Schedule
+from .lowering import Lowered, lower
+from .native_compiler import BUILDING
+from .report import Variant
+from .runner_checks import Inputs
+from .sites import canonical_text
+
+if TYPE_CHECKING:
+    from ..codegen.mlir import NativeModule
+
+DECODE_ROWS, FEW_ROWS, FEW_QUERIES = 8, 64, 32
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What distinguishes the kernels of one attention.
+
+    `rows` is for how many pairs of query and head of a group the kernel is made, 0 for any number;
+    `unit_strides` says that neighbours along the head dimension lie beside each other in memory.
+    """
+
+    rows: int = 0
+    unit_strides: bool = True
+
+    @property
+    def name(self) -> str:
+        """The choice as a part of a file's name."""
+        return f"{f'rows-{self.rows}' if self.rows else 'any-rows'}{'' if self.unit_strides else '-any-strides'}"
+
+
+def rows_for(queries: int, group: int, target: str) -> int:
+    """For how many rows a kernel is made that serves `queries` queries and `group` heads for each key head.
+
+    Powers of two up to 8; multiples of the lanes of a vector for somewhat more, if heads share keys;
+    0, a kernel for any number, else.
+    """
+    rows = queries * group
+    if rows <= DECODE_ROWS:
+        return 1 << max(rows - 1, 0).bit_length()
+    if group > 1 and queries < FEW_QUERIES and rows <= FEW_ROWS:
+        lanes = CPUS[target].lanes
+        return -(-rows // lanes) * lanes
+    return 0
+
+
+def calls_in_words(choice: Choice, queries: int | None, group: int) -> str:
+    """Which calls a kernel is for, and the one it was made for."""
+    first = (
+        "before any call" if queries is None else f"{queries} {'query' if queries == 1 else 'queries'} x group {group}"
+    )
+    if choice.rows == 0:
+        kind = "prefill, any rows"
+    else:
+        kind = f"{'decode' if choice.rows <= DECODE_ROWS else 'few queries'}, {choice.rows} rows"
+    return f"{kind}: {first}{'' if choice.unit_strides else ', any strides'}"
+
+
+@dataclass(frozen=True)
+class CpuKernel:
+    """One attention as MLIR of the builtin dialects for a kind of CPU, and how it came to be."""
+
+    lowered: Lowered
+    native: NativeModule
+    choice: Choice
+    language = "mlir"
+
+    @property
+    def source(self) -> str:
+        return self.native.text
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        return self.lowered.plan
+
+
+def emit_native(module: Operation, target: str, choice: Choice) -> CpuKernel:
+    """The kernel of an outlined attention for "avx512" or "avx2"; needs no such CPU and no LLVM."""
+    from ..codegen.mlir import emit_module
+
+    lowered = lower(module, target, choice.rows)
+    return CpuKernel(lowered, emit_module(lowered.kernels, unit_strides=choice.unit_strides), choice)
+
+
+class Function(Protocol):
+    """Machine code that runs on one block of arguments, on several threads at once."""
+
+    def run(self, block: int, threads: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class LoadedKernel:
+    """A kernel whose code lies in memory: a function for each of its tile kernels, in order."""
+
+    kernel: CpuKernel
+    functions: tuple[Function, ...]
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        return Schedule(**self.kernel.plan)
+
+
+@dataclass(eq=False)
+class NativeKernels:
+    """All kernels of one outlined attention on this CPU; safe to use from several threads.
+
+    `variants` tells what was compiled so far, and for which calls; `watchers` hear of what is
+    compiled from now on.
+    """
+
+    module: Operation
+    target: str
+    variants: list[Variant] = field(default_factory=list[Variant])
+    watchers: list[Callable[[CpuKernel], None]] = field(default_factory=list[Callable[[CpuKernel], None]])
+    _loaded: dict[Choice, LoadedKernel] = field(default_factory=dict[Choice, LoadedKernel])
+
+    @cached_property
+    def attention(self) -> AttentionOp:
+        attention = next((AttentionOp(op) for op in self.module.walk() if AttentionOp.match(op)), None)
+        if attention is None:
+            op_error(self.module, "holds no attention to make a kernel of")
+        return attention
+
+    @cached_property
+    def group(self) -> int:
+        """How many query heads share a key head."""
+        return self.attention.group.value
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What the kernels are called on, by the names that the program gives."""
+        arguments = next(FuncOp(op) for op in self.module.walk() if FuncOp.match(op)).body.block.arguments
+        names = tuple(a.name_hint or f"argument {i}" for i, a in enumerate(arguments))
+        return Inputs(names, tuple(cast(TensorType, a.type) for a in arguments), self.group)
+
+    @cached_property
+    def has_lse(self) -> bool:
+        """Whether the log-sum-exp is a result."""
+        return bool(self.attention.lse.uses)
+
+    def choice(self, queries: int | None, unit_strides: bool = True) -> Choice:
+        """The kernel for so many queries; where that is not known, the one for any number."""
+        rows = 0 if queries is None else rows_for(queries, self.group, self.target)
+        return Choice(rows, unit_strides)
+
+    def get(self, choice: Choice, queries: int | None) -> LoadedKernel:
+        """The kernel for `choice`, compiled now if it is the first time; CompileError where it cannot be.
+
+        `queries` are those of the call that needs it, for the record.
+        """
+        if (loaded := self._loaded.get(choice)) is not None:
+            return loaded
+        with BUILDING:
+            if choice not in self._loaded:
+                loaded = self._loaded[choice] = self._compile(choice, calls_in_words(choice, queries, self.group))
+                for watcher in self.watchers:
+                    watcher(loaded.kernel)
+            return self._loaded[choice]
+
+    def _compile(self, choice: Choice, calls: str) -> LoadedKernel:
+        from .native_cache import load_kernels
+
+        started = time.perf_counter()
+        kernel = emit_native(self.module, self.target, choice)
+        loaded = load_kernels(kernel.source)
+        origin = f"{loaded.origin} in {1e3 * (time.perf_counter() - started):.0f} ms"
+        self.variants.append(Variant(calls, origin, kernel.lowered.decisions, kernel.source))
+        return LoadedKernel(kernel, tuple(loaded.functions[k.name] for k in kernel.native.kernels))
+
+
+_kernels: dict[tuple[str, str], NativeKernels] = {}
+
+
+def native_kernels(module: Operation, target: str) -> NativeKernels:
+    """The kernels of an outlined attention on `target`, none compiled yet if it is new; equal programs share them."""
+    key = (canonical_text(module), target)
+    with BUILDING:
+        if key not in _kernels:
+            _kernels[key] = NativeKernels(module.clone(), target)
+        return _kernels[key]
