@@ -6,9 +6,9 @@
     python benchmarks/cpu_attention.py --json FILE         also every raw time
 
 Rivals take turns in one process and medians are compared: with one thread by CPU time, with all by
-the wall's, on a machine that should have nothing else to do then. A result that is not right to rounding, a FlexAttention that
-was not compiled and an attention that attir did not compile end the run. The exit code is 1 where a
-bar is missed.
+the wall's, when the machine should have nothing else to do. A result that is not right to rounding,
+a FlexAttention that was not compiled and an attention that attir did not compile end the run. The
+exit code is 1 where a bar is missed.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a part of every section")
     parser.add_argument("--only", action="append", choices=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="how many all threads are")
-    parser.add_argument("--seconds", type=float, help="to spend on a row; by default 1, with --quick 0.3")
+    parser.add_argument("--seconds", type=float, help="to spend on a row; by default 0.6, with --quick 0.3")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every raw time there")
     arguments = parser.parse_args(argv)
-    seconds = arguments.seconds or (0.3 if arguments.quick else 1.0)
+    seconds = arguments.seconds or (0.3 if arguments.quick else 0.6)
     settings = Settings(arguments.quick, arguments.threads, seconds)
     machine = description()
     print(

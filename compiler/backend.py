@@ -13,6 +13,7 @@ from torch._dynamo.exc import ShortenTraceback
 from ..ir.diagnostics import CompileError, Diagnostic, error
 from ..ir.location import UNKNOWN, Location
 from .compilation import Compilation
+from .custom_op import call_sites_directly
 from .dump import Listener
 from .options import Options
 from .refusals import refuse_graph
@@ -104,6 +105,7 @@ class Backend:
     def _rest(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Runnable:
         """What runs the graph around the fused sites."""
         if self.options.rest == "eager":
+            call_sites_directly(gm)
             return gm.forward
         from torch._inductor.compile_fx import compile_fx
 

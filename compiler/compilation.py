@@ -116,7 +116,9 @@ class Compilation:
         dump.module(name, "outline", module)
         _dump_kernel(dump, name, compiled.language, compiled.steps, compiled.kernel_source)
         if dump.wanted:
-            compiled.watch(lambda which, *rest: _dump_kernel(dump, f"{name}.{which}", compiled.language, *rest))
+            compiled.watch(
+                lambda which, steps, source: _dump_kernel(dump, f"{name}.{which}", compiled.language, steps, source)
+            )
         return Site(name, compiled, number, place.why)
 
     def _report(self, imported: Imported, sites: Mapping[Operation, Site], context: PassContext) -> None:

@@ -87,7 +87,10 @@ def _wrong_stage(stage: str | None, target: str | None) -> str:
 def default_target(stage: str | None = None) -> str:
     """The device that kernels are shown for where none is named: one that has the wanted stage, if any is wanted."""
     if stage in FOR_CPUS:
-        return host_target()
+        try:
+            return host_target()
+        except CompileError as problem:
+            raise error(f"{problem.diagnostics[0].message}; or name a CPU with --target {', '.join(CPUS)}") from problem
     if stage is not None and stage not in GENERAL:
         return DEFAULT_GPU
     import torch

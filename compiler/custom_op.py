@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, TypeAlias, cast
 
 import torch
+from torch import fx
 
 Runner: TypeAlias = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, Sequence[torch.Tensor], bool], tuple[torch.Tensor, torch.Tensor]
@@ -48,16 +49,19 @@ def _fake_attention(
     return out, q.new_empty((batch, heads, length) if want_lse else (0,), dtype=torch.float32)
 
 
-def _attention_under_autograd(
+def attir_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: list[torch.Tensor], site: int, want_lse: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Refuse to lose gradients; else go on, at once where nothing else wants to see the call."""
+    """What the op does above all kernels, and to be called instead of it where microseconds count.
+
+    Refuses to lose gradients; else goes on, at once where nothing else wants to see the call.
+    """
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *captures)):
         raise RuntimeError(
             "attir::attention has no gradient yet, but an input requires one: "
             "call the compiled model under torch.no_grad() or requires_grad_(False)"
         )
-    plain = type(q) in _PLAIN and not q.is_meta and not _dispatch_modes()
+    plain = type(q) in _PLAIN and not (q.is_meta or _dispatch_modes() or _transforms() or _profiled())
     # A tensor may be a promise of its negative, which the dispatcher keeps before a kernel reads memory.
     if plain and not (q.is_neg() or k.is_neg() or v.is_neg() or any(map(torch.Tensor.is_neg, captures))):
         return _runners[site](q, k, v, captures, want_lse)
@@ -67,6 +71,8 @@ def _attention_under_autograd(
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _dispatch_modes: Callable[[], int] = cast(Any, torch)._C._len_torch_dispatch_stack
+_transforms: Callable[[], object] = cast(Any, torch)._C._functorch.peek_interpreter_stack
+_profiled: Callable[[], bool] = cast(Any, torch).autograd._profiler_enabled
 _below_autograd: Callable[[], AbstractContextManager[None]] = cast(Any, torch)._C._AutoDispatchBelowAutograd
 
 
@@ -77,9 +83,18 @@ def attention_op() -> Any:
     library.define(SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
     for key in ("CPU", "CUDA"):
         library.impl("attention", _attention, key)
-    library.impl("attention", _attention_under_autograd, "Autograd")
+    library.impl("attention", attir_attention, "Autograd")
     library._register_fake("attention", _fake_attention)
     return torch.ops.attir.attention.default
+
+
+def call_sites_directly(graph_module: fx.GraphModule) -> None:
+    """Let a graph that nobody compiles further call its sites without PyTorch's dispatcher in between."""
+    sites = [node for node in graph_module.graph.nodes if node.target is attention_op()]
+    for node in sites:
+        node.target = attir_attention
+    if sites:
+        graph_module.recompile()
 
 
 @cache

@@ -16,7 +16,7 @@ from .host_cpu import host_name, host_target
 from .native_support import native_problem
 from .version import VERSION
 
-PACKAGES = ("torch", "triton", "torch-mlir", "numpy", "lark", "transformers")
+PACKAGES = ("torch", "triton", "torch-mlir", "capstone", "numpy", "lark", "transformers")
 OPTIONAL = ("torch-mlir", "transformers")
 
 

@@ -34,6 +34,10 @@ class Kernel:
     def source(self) -> str:
         return self.triton.source
 
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        return self.lowered.plan
+
 
 @dataclass(frozen=True)
 class Site:

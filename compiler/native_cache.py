@@ -14,7 +14,7 @@ from ..ir.diagnostics import error
 from .host_cpu import host_features, host_model, host_name
 from .kernel_cache import cache_directory, write_atomically
 from .native_compiler import BUILDING, OPTIMIZATION, PIPELINE, WRAPPER, compile_object
-from .native_object import BadObject, LoadedObject, load_object
+from .native_object import BadObject, load_object
 from .native_threads import NativeFunction
 from .version import VERSION
 

@@ -16,6 +16,9 @@ from .native_kernels import Function, LoadedKernel
 SMALL = 200_000
 """Floating-point operations below which waking a second thread costs more than it saves."""
 
+MOST_SCRATCH = 4096
+"""Floats that may lie behind a block, which is copied for each call."""
+
 Sizes: TypeAlias = tuple[int, ...]
 Tensors: TypeAlias = tuple[torch.Tensor, ...]
 Results: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -66,10 +69,10 @@ class Block:
 
     `words` holds a counter of programs, which starts at 0, then for each tensor its address, sizes
     and strides; the addresses go to `positions`. `programs` is how many there are, `work` the
-    floating-point operations of all. `scratch` floats follow behind, for what nobody reads.
+    floating-point operations of all. Room for `scratch` floats follows.
     """
 
-    __slots__ = ("_most", "_run", "positions", "scratch_offset", "words")
+    __slots__ = ("_most", "_run", "positions", "scratch", "scratch_offset", "words")
 
     def __init__(
         self, function: Function, tensors: Sequence[Layout], programs: int, work: int, scratch: int = 0
@@ -78,7 +81,7 @@ class Block:
         for tensor in tensors:
             positions.append(len(values))
             values += [0, *tensor.sizes, *tensor.strides]
-        self.positions, self.scratch_offset = tuple(positions), 8 * len(values)
+        self.positions, self.scratch, self.scratch_offset = tuple(positions), scratch, 8 * len(values)
         # Copies and fills faster than an array of ctypes.
         self.words = array("q", [*values, *[0] * -(-scratch // 2)])
         self._run, self._most = function.run, 1 if work < SMALL else programs
@@ -87,12 +90,6 @@ class Block:
         """Run the function on a copy of `words` that has addresses; returns when all programs have run."""
         most = self._most
         self._run(words.buffer_info()[0], most if most == 1 else min(most, torch.get_num_threads()))
-
-    def start_on(self, addresses: Sequence[int]) -> None:
-        words = self.words[:]
-        for position, address in zip(self.positions, addresses, strict=True):
-            words[position] = address
-        self.start(words)
 
 
 class Whole:
@@ -130,27 +127,41 @@ class Whole:
         return out, lse
 
 
-@dataclass(frozen=True)
 class Split:
     """Calls of a kernel that spreads the keys over programs, and of the one that merges what they find.
 
-    `parts` are the partial results and their log-sum-exps, in f32, one after the other in memory.
+    The partial results and their log-sum-exps, `sizes` floats each, lie one after the other: behind
+    the first block where they are few, else in memory of their own.
     """
 
-    first: Block
-    merge: Block
-    parts: tuple[Layout, Layout]
-    out: Layout
-    lse: Layout
-    has_lse: bool
+    __slots__ = ("_captured", "_first", "_like_lse", "_like_out", "_merge", "_no_lse", "_own_memory", "_sizes")
+
+    def __init__(
+        self, first: Block, merge: Block, sizes: tuple[int, int], like_out: torch.Tensor, like_lse: torch.Tensor
+    ) -> None:
+        self._first, self._merge, self._sizes = first, merge, sizes
+        self._like_out, self._like_lse = like_out, like_lse
+        self._captured, self._own_memory = first.positions[3:-2], sum(sizes) > first.scratch
+        self._no_lse = like_lse if len(merge.positions) == 3 else None
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor]) -> Results:
-        part_out, part_lse = self.parts
-        workspace = q.new_empty(part_out.elements + part_lse.elements, dtype=torch.float32)
-        parts = [workspace.data_ptr(), workspace.data_ptr() + 4 * part_out.elements]
-        self.first.start_on([*(t.data_ptr() for t in (q, k, v, *captures)), *parts])
-        out, lse = q.new_empty(self.out.sizes), q.new_empty(self.lse.sizes, dtype=torch.float32)
-        self.merge.start_on([*parts, out.data_ptr(), *([lse.data_ptr()] if self.has_lse else [])])
+        first, merge = self._first, self._merge
+        words, merged = first.words[:], merge.words[:]
+        words[1], words[10], words[19] = q.data_ptr(), k.data_ptr(), v.data_ptr()
+        for position, capture in zip(self._captured, captures, strict=True):
+            words[position] = capture.data_ptr()
+        memory = q.new_empty(sum(self._sizes), dtype=torch.float32) if self._own_memory else None
+        parts = words.buffer_info()[0] + first.scratch_offset if memory is None else memory.data_ptr()
+        # The first of the parts has five axes.
+        words[first.positions[-2]] = merged[1] = parts
+        words[first.positions[-1]] = merged[12] = parts + 4 * self._sizes[0]
+        first.start(words)
+        out = torch.empty_like(self._like_out, memory_format=torch.contiguous_format)
+        merged[merge.positions[2]] = out.data_ptr()
+        if (lse := self._no_lse) is None:
+            lse = torch.empty_like(self._like_lse, memory_format=torch.contiguous_format)
+            merged[merge.positions[3]] = lse.data_ptr()
+        merge.start(merged)
         return out, lse
 
 
@@ -171,14 +182,16 @@ def plan_call(loaded: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout) 
         return Whole(block, like_out, like_lse, has_lse=has_lse)
     count = split_count(batch, heads, tiles, k.shape[2], schedule)
     part_out, part_lse = (Layout.contiguous((count, *sizes)) for sizes in (out.sizes, out.sizes[:3]))
+    alone = count == 1 and q.dtype == torch.float32
+    wanted = part_out.elements * (not alone) + part_lse.elements
     first = Block(
-        loaded.functions[0], [*inputs, part_out, part_lse], programs * count, work, 0 if has_lse else part_lse.elements
+        loaded.functions[0], [*inputs, part_out, part_lse], programs * count, work, wanted * (wanted <= MOST_SCRATCH)
     )
-    if count == 1 and q.dtype == torch.float32:
+    if alone and (has_lse or first.scratch):
         # The only part is the result.
         return Whole(first, like_out, like_lse, has_lse=has_lse, unread=not has_lse)
     merge = Block(loaded.functions[1], [part_out, part_lse, *results], batch * heads * rows, 4 * part_out.elements)
-    return Split(first, merge, (part_out, part_lse), out, lse, has_lse)
+    return Split(first, merge, (part_out.elements, part_lse.elements), like_out, like_lse)
 
 
 def _blank(q: torch.Tensor, sizes: Sizes, dtype: torch.dtype) -> torch.Tensor:

@@ -16,7 +16,10 @@ from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.func import FuncOp
 from ..passes.schedule import Schedule
 from .lowering import Lowered, lower
-from .native_compiler import BUILDING
+from .native_cache import COMPILED, DISK, MEMORY, load_kernels
+from .native_compiler import BUILDING, compile_object
+from .native_object import load_object
+from .native_threads import NativeFunction
 from .report import Variant
 from .runner_checks import Inputs
 from .sites import canonical_text
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from ..codegen.mlir import NativeModule
 
 DECODE_ROWS, FEW_ROWS, FEW_QUERIES = 8, 64, 32
+
+ORIGINS: Mapping[str, str] = {DISK: "from the cache", MEMORY: "from an equal kernel"}
+"""Where object code came from, in words."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,9 @@ def calls_in_words(choice: Choice, queries: int | None, group: int) -> str:
     if choice.rows == 0:
         kind = "prefill, any rows"
     else:
-        kind = f"{'decode' if choice.rows <= DECODE_ROWS else 'few queries'}, {choice.rows} rows"
+        kind = (
+            f"{'decode' if choice.rows <= DECODE_ROWS else 'few queries'}, {choice.rows} row{'s' * (choice.rows > 1)}"
+        )
     return f"{kind}: {first}{'' if choice.unit_strides else ', any strides'}"
 
 
@@ -98,7 +106,7 @@ def emit_native(module: Operation, target: str, choice: Choice) -> CpuKernel:
 
 
 class Function(Protocol):
-    """Machine code that runs on one block of arguments, on several threads at once."""
+    """Machine code that takes the address of a block of arguments, on as many threads as it is given."""
 
     def run(self, block: int, threads: int) -> None: ...
 
@@ -119,15 +127,16 @@ class LoadedKernel:
 class NativeKernels:
     """All kernels of one outlined attention on this CPU; safe to use from several threads.
 
-    `variants` tells what was compiled so far, and for which calls; `watchers` hear of what is
-    compiled from now on.
+    `loaded` holds what was compiled so far and `variants` tells of it, and for which calls;
+    `watchers` hear of what is compiled from now on. Without `cache` no object code is kept or reused.
     """
 
     module: Operation
     target: str
+    cache: bool = True
     variants: list[Variant] = field(default_factory=list[Variant])
     watchers: list[Callable[[CpuKernel], None]] = field(default_factory=list[Callable[[CpuKernel], None]])
-    _loaded: dict[Choice, LoadedKernel] = field(default_factory=dict[Choice, LoadedKernel])
+    loaded: dict[Choice, LoadedKernel] = field(default_factory=dict[Choice, LoadedKernel])
 
     @cached_property
     def attention(self) -> AttentionOp:
@@ -163,24 +172,31 @@ class NativeKernels:
 
         `queries` are those of the call that needs it, for the record.
         """
-        if (loaded := self._loaded.get(choice)) is not None:
+        if (loaded := self.loaded.get(choice)) is not None:
             return loaded
         with BUILDING:
-            if choice not in self._loaded:
-                loaded = self._loaded[choice] = self._compile(choice, calls_in_words(choice, queries, self.group))
+            if choice not in self.loaded:
+                loaded = self.loaded[choice] = self._compile(choice, calls_in_words(choice, queries, self.group))
                 for watcher in self.watchers:
                     watcher(loaded.kernel)
-            return self._loaded[choice]
+            return self.loaded[choice]
 
     def _compile(self, choice: Choice, calls: str) -> LoadedKernel:
-        from .native_cache import load_kernels
-
         started = time.perf_counter()
         kernel = emit_native(self.module, self.target, choice)
-        loaded = load_kernels(kernel.source)
-        origin = f"{loaded.origin} in {1e3 * (time.perf_counter() - started):.0f} ms"
-        self.variants.append(Variant(calls, origin, kernel.lowered.decisions, kernel.source))
-        return LoadedKernel(kernel, tuple(loaded.functions[k.name] for k in kernel.native.kernels))
+        functions, origin = self._load(kernel)
+        told = f"{ORIGINS.get(origin, origin)} in {1e3 * (time.perf_counter() - started):.0f} ms"
+        self.variants.append(Variant(calls, told, kernel.lowered.decisions, kernel.source))
+        return LoadedKernel(kernel, functions)
+
+    def _load(self, kernel: CpuKernel) -> tuple[tuple[Function, ...], str]:
+        """The functions of a kernel, and where they came from."""
+        names = [k.name for k in kernel.native.kernels]
+        if self.cache:
+            found = load_kernels(kernel.source)
+            return tuple(found.functions[name] for name in names), found.origin
+        code = load_object(compile_object(kernel.source))
+        return tuple(NativeFunction(code.address(name), code) for name in names), COMPILED
 
 
 _kernels: dict[tuple[str, str], NativeKernels] = {}

@@ -28,7 +28,7 @@ LARGEST_SIZE = 2**31 - 1
 def native_site(module: Operation, queries: int | None = None, *, cache: bool = True) -> Site:
     """A callable attention for this CPU; compiles the kernel for `queries`, or for any number if None."""
     target = host_target()
-    kernels = native_kernels(module, target) if cache else NativeKernels(module.clone(), target)
+    kernels = native_kernels(module, target) if cache else NativeKernels(module.clone(), target, cache=False)
     first = kernels.get(kernels.choice(queries), queries)
     return Site(NativeRunner(kernels), first.kernel, kernels.variants, kernels.watchers)
 
@@ -37,7 +37,7 @@ class NativeRunner:
     """`runner(q, k, v, captures, want_lse) -> (out, lse)` for one site; sizes and strides may be anything."""
 
     def __init__(self, kernels: NativeKernels) -> None:
-        self._kernels = kernels
+        self.kernels = kernels
         self._has_lse = kernels.has_lse
         self._inputs = kernels.inputs
         self._plans: dict[Any, Plan] = {}
@@ -59,6 +59,10 @@ class NativeRunner:
         out, lse = plan(q, k, v, captures)
         return out, lse.new_empty(0)
 
+    def forget(self) -> None:
+        """Let each call be worked out anew."""
+        self._plans.clear()
+
     def _make_plan(self, signature: Any, tensors: Tensors) -> Plan:
         """Check tensors and work out how to call a kernel on them, and on all that are alike."""
         self._check(tensors)
@@ -70,8 +74,8 @@ class NativeRunner:
             plan = Nothing(out, lse)
         else:
             unit_strides = all(t.stride(3) == 1 or t.shape[3] == 1 for t in (q, k, v))
-            choice = self._kernels.choice(q.shape[2], unit_strides)
-            plan = plan_call(self._kernels.get(choice, q.shape[2]), tensors, out, lse)
+            choice = self.kernels.choice(q.shape[2], unit_strides)
+            plan = plan_call(self.kernels.get(choice, q.shape[2]), tensors, out, lse)
         if len(self._plans) >= MOST_PLANS:
             self._plans.clear()
         self._plans[signature] = plan

@@ -31,7 +31,7 @@ class NativeFunction:
 
     def __init__(self, address: int, owner: object = None) -> None:
         self.address = address
-        self.call = _FUNCTION(address)
+        self.call: Callable[[int], None] = _FUNCTION(address)
         self._owner = owner
 
     def run(self, block: int, threads: int) -> None:
@@ -43,6 +43,7 @@ class NativeFunction:
 
 
 _teams: dict[int, Team] = {}  # by the process they belong to: threads do not survive a fork
+os.register_at_fork(after_in_child=_teams.clear)
 
 
 def _team() -> Team:

@@ -1,4 +1,8 @@
-"""Chooses tile sizes for native kernels: analytically, from vector registers and caches.
+"""Chooses tile sizes for native kernels by an estimate from vector registers and caches.
+
+The estimate's constants were set so that AVX-512 gets the tiles measured best on a Xeon at head
+dimensions 64 and 128. On a Zen 5 its choices were then within 6 % of the best of eight tilings at
+32, 80, 192 and 256, and the best for AVX2 code at 64 and 128.
 
 Lanes are rows of queries. Of scores, `columns` keys by `vectors` vectors of rows are computed at
 once, from the scalars of a key row and the transposed tile of q; the output in the same way from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import subprocess
@@ -54,11 +55,17 @@ class Variant:
 
 
 def _plain_sdpa(causal: bool, scale: float) -> Plain:
-    return lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+    def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+
+    return function
 
 
 def _plain_grouped(scale: float) -> Plain:
-    return lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=True)
+    def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=True)
+
+    return function
 
 
 def _scores(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
@@ -127,14 +134,14 @@ def compiling(settings: Settings) -> Section:
     ours, part = "attir s", "attir / Flex"
     title = "first call of a new variant, all imported, no cache in memory or on disk (wall time, all threads)"
     section = Section("compile", title, (Bar(ours, 0.5, at_least=False), Bar(part, 0.1, at_least=False)))
-    rounds, variants = (1, VARIANTS[:2]) if settings.quick else (3, VARIANTS)
+    rounds, variants = (1, VARIANTS[:1]) if settings.quick else (3, VARIANTS)
     taken: dict[str, dict[str, list[float]]] = {v.name: {"attir": [], "Flex": []} for v in variants}
     for number in range(rounds + 1):
         # The first round imports what is imported on first use, and does not count.
         for variant in variants if number else variants[:1]:
             print(f"compile: {variant.name}, round {number} of {rounds}", file=sys.stderr, flush=True)
             scale = 0.125 * (1 + (number + 1) / 1024)
-            for name, seconds in _first_calls(variant, scale).items():
+            for name, seconds in first_calls(variant, scale).items():
                 if number:
                     taken[variant.name][name].append(seconds)
     for variant in variants:
@@ -147,12 +154,13 @@ def compiling(settings: Settings) -> Section:
     return section
 
 
-def _first_calls(variant: Variant, scale: float) -> dict[str, float]:
+def first_calls(variant: Variant, scale: float) -> dict[str, float]:
+    """Seconds of attir's first call and, where it is asked, of Flex's, both sure to be what they say."""
     inputs = variant.inputs()
     plain = variant.plain(scale)
     compiled = functools.partial(rivals.attir.compile, plain, backend="native", strict=True)
-    seconds = {}
-    seconds["attir"], result = first_call(compiled, inputs)
+    ours, result = first_call(compiled, inputs)
+    seconds = {"attir": ours}
     with torch.no_grad():
         expected = plain(*(t.double() for t in inputs))
     check(result, expected, variant.dtype, f"attir on {variant.name}")
@@ -167,42 +175,36 @@ def _first_calls(variant: Variant, scale: float) -> dict[str, float]:
 def reload(settings: Settings) -> Section:
     """A kernel that another process compiled."""
     held = "object ms"
-    section = Section(
-        "reload", "a kernel from the cache on disk in a new process; the first call there, and the object alone",
-        (Bar(held, 5, at_least=False),),
-    )  # fmt: skip
+    title = "a kernel from the cache on disk in a new process: the first call there, and loading the object alone"
+    section = Section("reload", title, (Bar(held, 5, at_least=False),))
     with tempfile.TemporaryDirectory(prefix="attir-") as folder:
-        for labels in ("compiling", "reloading"):
+        for process in ("first", "second"):
             found = child("reload", folder)
-            figures = {"first call ms": 1e3 * found["first_call"], "kernel ms": 1e3 * found["kernel"]}
-            if labels == "reloading":
-                figures[held] = 1e3 * found["object"]
-            section.rows.append(Row({"process": labels}, figures, found["origin"]))
+            figures = {"first call ms": 1e3 * found["first_call"], held: 1e3 * found["object"]}
+            section.rows.append(Row({"process": process}, figures, f"kernel {found['origin']}"))
     return section
 
 
 def memory(settings: Settings) -> Section:
     """Memory of a call beyond its inputs and outputs, in a process of its own."""
     held = "of threads × scratch + 1 MiB"
-    section = Section(
-        "memory", "growth of the peak resident memory in a call beyond inputs and outputs; scratch is that of a thread",
-        (Bar(held, 1, at_least=False),),
-    )  # fmt: skip
-    for kind in ("prefill", "decode"):
-        for length in (SHORT, LONG):
-            for threads in settings.thread_counts:
-                print(f"memory: {kind} {length}, threads {threads}", file=sys.stderr, flush=True)
-                with tempfile.TemporaryDirectory(prefix="attir-") as folder:
-                    found = child("memory", folder, kind, str(length), str(threads))
-                scratch = found["scratch"] * threads
-                figures = {
-                    "attir KiB": found["attir"] / 1024,
-                    "SDPA KiB": found["sdpa"] / 1024,
-                    "threads × scratch KiB": scratch / 1024,
-                    held: found["attir"] / (scratch + SLACK),
-                }
-                labels = {"threads": str(threads), "attention": kind, "N": str(length)}
-                section.rows.append(Row(labels, figures))
+    title = "growth of the peak resident memory in a call beyond inputs and outputs; scratch is that of a thread"
+    section = Section("memory", title, (Bar(held, 1, at_least=False),))
+    lengths, counts = (
+        ((LONG,), settings.thread_counts[-1:]) if settings.quick else ((SHORT, LONG), settings.thread_counts)
+    )
+    for kind, length, threads in itertools.product(("prefill", "decode"), lengths, counts):
+        print(f"memory: {kind} {length}, threads {threads}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(prefix="attir-") as folder:
+            found = child("memory", folder, kind, str(length), str(threads))
+        scratch = found["scratch"] * threads
+        figures = {
+            "attir KiB": found["attir"] / 1024,
+            "SDPA KiB": found["sdpa"] / 1024,
+            "threads × scratch KiB": scratch / 1024,
+            held: found["attir"] / (scratch + SLACK),
+        }
+        section.rows.append(Row({"threads": str(threads), "attention": kind, "N": str(length)}, figures))
     return section
 
 
@@ -219,10 +221,8 @@ def child(*arguments: str) -> dict[str, Any]:
 def overhead(settings: Settings) -> Section:
     """Microseconds a call where there is almost nothing to compute."""
     held = "op / SDPA"
-    section = Section(
-        "overhead", "1x2x8x16 f32: the op that a graph calls beside F.scaled_dot_product_attention; compiled functions",
-        (Bar(held, 1, at_least=False),),
-    )  # fmt: skip
+    title = "1x2x8x16 f32: the op that a graph calls beside F.scaled_dot_product_attention; compiled functions"
+    section = Section("overhead", title, (Bar(held, 1, at_least=False),))
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 8, 16, generator=generator) for _ in range(3))
     for threads in settings.thread_counts:
@@ -232,7 +232,7 @@ def overhead(settings: Settings) -> Section:
         figures = {f"{name} µs": 1e6 * times.median(name) / CALLS for name in times.seconds}
         figures["runner / SDPA"] = times.median("runner") / times.median("SDPA")
         figures[held] = times.median("op") / times.median("SDPA")
-        section.rows.append(Row({"threads": str(threads)}, figures, times=times.seconds))
+        section.rows.append(Row({"threads": str(threads)}, figures, times.note, times.seconds))
     return section
 
 

@@ -33,11 +33,11 @@ def model() -> Any:
     """Four layers with random weights: width 512, 8 query heads and 4 key heads of 64."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
+    config = cast(Any, LlamaConfig)(
         hidden_size=512, intermediate_size=1408, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4,
         head_dim=64, vocab_size=VOCABULARY, max_position_embeddings=4096, attn_implementation="sdpa",
     )  # fmt: skip
-    torch.manual_seed(0)
+    cast(Any, torch).manual_seed(0)
     return LlamaForCausalLM(config).eval()
 
 
@@ -102,7 +102,7 @@ def _row(phase: str, whole: Any, step: Step, expected: torch.Tensor, threads: in
         figures[f"× {theirs}"] = times.ratio(ours, theirs)
         figures[f"attention × {theirs}"] = attention.ratio(ours, theirs)
     raw = {**times.seconds, **{f"attention of {name}": s for name, s in attention.seconds.items()}}
-    return Row({"threads": str(threads), "phase": phase}, {**figures, "error": error}, times=raw)
+    return Row({"threads": str(threads), "phase": phase}, {**figures, "error": error}, times.note, raw)
 
 
 def _ways(whole: Any) -> Mapping[str, Model]:

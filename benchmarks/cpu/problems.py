@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch.nn import functional
@@ -151,11 +150,14 @@ class Problem:
     def labels(self) -> dict[str, str]:
         return {"dtype": self.dtype, "D": str(self.width), "N": str(self.length), "mask": self.form}
 
+    @cached_property
     def flops(self) -> float:
-        """Of both products, on the pairs that the mask lets through; only for the forms without documents."""
-        n, window = self.length, min(WINDOW, self.length)
-        pairs = {"full": n * n, "window": window * n - window * (window - 1) / 2}
-        return 4.0 * self.heads * self.width * pairs.get(self.form, n * (n + 1) / 2)
+        """Of both products, on the pairs of queries and keys that the mask lets through."""
+        visible, positions = FORMS[self.form].visible, torch.arange(self.length)
+        pairs = self.length**2
+        if visible is not None:
+            pairs = int(visible(positions[:, None], positions[None, :], self.captures).sum().item())
+        return 4.0 * self.heads * self.width * pairs
 
     def check(self, result: torch.Tensor, who: str) -> float:
         """The largest error on some rows of all heads; WrongResultError where it is not rounding."""

@@ -1,4 +1,4 @@
-"""Who computes an attention: attir, scaled_dot_product_attention, compiled FlexAttention; each sure to be what it says."""
+"""Who computes an attention: attir, SDPA, compiled FlexAttention; each is sure to run as what it is timed as."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
 from torch.nn import functional
 from torch.nn.attention import flex_attention as flex
@@ -111,7 +112,7 @@ def flex_compiled(function: Plain, *inputs: torch.Tensor) -> Plain:
         warnings.simplefilter("always")
         try:
             compiled(*inputs)
-        except torch._dynamo.exc.BackendCompilerFailed as problem:
+        except BackendCompilerFailed as problem:
             raise NotImplementedError(_first_line(problem)) from problem
     if any("without torch.compile" in str(warning.message) for warning in caught):
         raise FellBackError("FlexAttention ran eagerly: it warns that it was not compiled")

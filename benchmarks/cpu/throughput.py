@@ -6,10 +6,8 @@ import itertools
 import sys
 from collections.abc import Iterator, Mapping
 
-import torch
-
 from . import rivals
-from .machine import Peak, Reading
+from .machine import Peak, Reading, beyond_caches
 from .measuring import Call, Settings, Times, interleaved
 from .problems import DTYPES, Decode, Problem
 from .results import Bar, Row, Section
@@ -35,7 +33,7 @@ def plain_problems(quick: bool) -> Iterator[Problem]:
 def flex_problems(quick: bool) -> Iterator[Problem]:
     """The same and what only FlexAttention and attir have kernels for."""
     if quick:
-        yield from (Problem(m, d, 64, 1024, 8) for m, d in (("full", "f32"), ("causal", "bf16"), ("document", "f32")))
+        yield from (Problem(m, d, 64, 1024, 8) for m, d in (("full", "f32"), ("causal", "bf16"), ("alibi", "f32")))
         return
     yield from plain_problems(quick)
     for form, (dtype, width) in itertools.product(SPECIAL, (("f32", 64), ("f32", 128), ("bf16", 64), ("f16", 128))):
@@ -45,7 +43,8 @@ def flex_problems(quick: bool) -> Iterator[Problem]:
 def row(problem: Problem | Decode, threads: int, times: Times, figures: Mapping[str, float], note: str = "") -> Row:
     """`times` in milliseconds before the figures made of them."""
     medians = {f"{name} ms": 1e3 * times.median(name) for name in times.seconds}
-    return Row({"threads": str(threads), **problem.labels}, {**medians, **figures}, note, times.seconds)
+    notes = "; ".join(n for n in (note, times.note) if n)
+    return Row({"threads": str(threads), **problem.labels}, {**medians, **figures}, notes, times.seconds)
 
 
 def prefill(settings: Settings) -> Section:
@@ -59,14 +58,17 @@ def prefill(settings: Settings) -> Section:
         error = problem.check(calls["attir"](), "attir")
         for threads in settings.thread_counts:
             times = interleaved(calls, threads, settings.seconds)
-            speed = problem.flops() / times.median("attir") / GIGA
+            speed = problem.flops / times.median("attir") / GIGA
             figures = {"attir GF/s": speed, column: times.ratio("attir", "SDPA"), "error": error}
             section.rows.append(row(problem, threads, times, figures))
     return section
 
 
 def flex(settings: Settings) -> Section:
-    """attir beside compiled FlexAttention; a problem that Inductor refuses has a note and no ratio."""
+    """attir beside compiled FlexAttention; a problem that Inductor refuses has a note and no ratio.
+
+    The ratio "at peak" is that of the CPU's multiply-adds: no kernel that multiplies in f32 gets above.
+    """
     column = "× Flex"
     title = "attention with a mask or changed scores, beside compiled flex_attention"
     section = Section("flex", title, (Bar(column, 3.5), Bar(column, 5, mean=True)))
@@ -75,7 +77,8 @@ def flex(settings: Settings) -> Section:
         ours = rivals.attir_call(problem)
         error = problem.check(ours(), "attir")
         for threads in settings.thread_counts:
-            calls, note = {"attir": ours}, ""
+            top = Peak(threads)
+            calls, figures, note = {"attir": ours, "peak": top.call}, {"error": error}, ""
             try:
                 calls["Flex"] = rivals.flex_call(problem, threads)
             except NotImplementedError as reason:
@@ -83,7 +86,9 @@ def flex(settings: Settings) -> Section:
             else:
                 problem.check(calls["Flex"](), "FlexAttention")
             times = interleaved(calls, threads, settings.seconds)
-            figures = {"error": error} if note else {column: times.ratio("attir", "Flex"), "error": error}
+            if not note:
+                at_peak = problem.flops * times.median("peak") / top.flops
+                figures = {column: times.ratio("attir", "Flex"), "at peak": times.median("Flex") / at_peak, **figures}
             section.rows.append(row(problem, threads, times, figures, note))
     return section
 
@@ -101,7 +106,7 @@ def peak(settings: Settings) -> Section:
             top = Peak(threads)
             times = interleaved({**attention, "peak": top.call}, threads, settings.seconds)
             most = top.flops / times.median("peak")
-            parts = {name: problem.flops() / times.median(name) / most for name in attention}
+            parts = {name: problem.flops / times.median(name) / most for name in attention}
             name = held if width == 128 else column
             figures = {"peak GF/s": most / GIGA, "SDPA of peak": parts["SDPA"], name: parts["attir"]}
             section.rows.append(row(problem, threads, times, figures))
@@ -110,8 +115,6 @@ def peak(settings: Settings) -> Section:
 
 def decode_problems(quick: bool) -> Iterator[Decode]:
     """More keys and values than caches hold."""
-    from .machine import beyond_caches
-
     dtypes, widths, lengths = (("f32", "bf16"), (128,), (4096, 32768)) if quick else (DTYPES, WIDTHS, KEYS)
     for dtype, width, length in itertools.product(dtypes, widths, lengths):
         yield Decode(dtype, width, length, beyond_caches())
@@ -130,16 +133,17 @@ def decode(settings: Settings) -> Section:
         problem.check(calls["SDPA folded"](), "SDPA folded")
         for threads, reading in readings.items():
             section.rows.append(_decode_row(problem, calls, reading, threads, settings.seconds, error))
-    ways = "; ".join(f"{threads}: {reading.best[0]}" for threads, reading in readings.items())
-    section.title += f"; memory is read fastest by (threads: way) {ways}"
+    for threads, reading in readings.items():
+        ways = ", ".join(f"{way} {gigabytes:.1f}" for way, gigabytes in reading.speeds.items())
+        section.title += f"; GB/s of memory (threads {threads}): {ways}"
     return section
 
 
 def _decode_row(
     problem: Decode, calls: Mapping[str, Call], reading: Reading, threads: int, seconds: float, error: float
 ) -> Row:
-    times = interleaved({**calls, "read": reading.best[1]}, threads, seconds)
-    grouped = interleaved({"SDPA gqa": rivals.decode_grouped(problem)}, threads, 0)
+    times = interleaved({**calls, "read": reading.best}, threads, seconds)
+    grouped = interleaved({"SDPA gqa": rivals.decode_grouped(problem)}, threads, 0, fewest=2)
     bandwidth = reading.buffer.nbytes / times.median("read")
     ours = problem.read_bytes / times.median("attir")
     figures = {
@@ -150,13 +154,8 @@ def _decode_row(
         "of read bandwidth": ours / bandwidth,
         "error": error,
     }
-    return row(problem, threads, Times({**times.seconds, **grouped.seconds}), figures)
+    return row(problem, threads, Times({**times.seconds, **grouped.seconds}, times.others), figures)
 
 
 def _progress(section: Section, problem: Problem | Decode) -> None:
     print(f"{section.name}: {' '.join(problem.labels.values())}", file=sys.stderr, flush=True)
-
-
-def no_gradients() -> torch.no_grad:
-    """attir runs inference only."""
-    return torch.no_grad()

@@ -6,8 +6,9 @@ that share a vector) of all rows, or a vector of columns of all rows, by what it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from ...ir.attributes import IndexType, element_type
 from ...ir.core import Operation, Value
@@ -15,9 +16,10 @@ from ...ir.diagnostics import op_error
 from ...ir.dialects.tile import BroadcastOp, GatherOp
 from .arithmetic import check_supported, constant_number, elementwise, held_element, scaled_exponent
 from .elementary import exp2_scaled
-from .memory import element_address, gather, load_element, row_address, row_part
+from .memory import element_address, gather, load_element, row_address, row_part, stored_as, widened_type
+from .runs import RUN, read_runs, reads_runs
 from .state import FLOAT_DEGREE, State
-from .values import Buffer, Loaded, Spread, View, shape_of, together
+from .values import Buffer, Loaded, Spread, shape_of, together
 from .writer import Ssa, vector
 
 ROWS, COLUMNS = 0, 1
@@ -47,13 +49,17 @@ def layout_along(state: State) -> Layout:
     return Layout(along=True, step=state.lanes)
 
 
-@dataclass
+@dataclass(eq=False)
 class Step:
-    """The columns being computed: from `column` on, `count` of them if fewer than a whole step."""
+    """The columns being computed: from `column` on, `count` of them if fewer than a whole step.
+
+    `block` are the neighbouring steps that are computed together, this one among them.
+    """
 
     layout: Layout
     column: Ssa
     count: int | None = None
+    block: list[Step] = field(default_factory=list["Step"])
     dots: dict[Value, Spread] = field(default_factory=dict[Value, Spread])
     done: dict[tuple[Value, int], Spread] = field(default_factory=dict[tuple[Value, int], Spread])
 
@@ -125,6 +131,8 @@ def _evaluate(state: State, value: Value, step: Step) -> Spread:
     assert op is not None, "a carried tile lies in scratch memory"
     if op.name == "tile.broadcast":
         return _broadcast(state, BroadcastOp(op), step)
+    if op.name == "tile.gather" and (found := _read_run(state, GatherOp(op), step)) is not None:
+        return found
     return compute(state, op, lambda v: evaluate(state, v, step) if is_tile(v) else state.scalar(v))
 
 
@@ -247,38 +255,67 @@ def rows_of(state: State, op: Operation) -> Spread:
 
 
 def _gather(state: State, op: GatherOp, resolve: Resolve) -> Spread:
-    view = state.view(op.source)
-    rank = len(view.strides)
-    indices = [resolve(v) for v in op.indices]
-    positions, masks = indices[:rank], indices[rank:]
-    state.w.source(op.operation.location)
-
-    def emit(group: int | None) -> Ssa:
-        here = [x[group] if isinstance(x, list) and group is not None else x for x in positions]
-        mask = [x[group] if isinstance(x, list) and group is not None else x for x in masks]
-        return _gather_one(
-            state, view, [x for x in here if isinstance(x, Ssa)], [x for x in mask if isinstance(x, Ssa)]
-        )
-
-    count = next((len(x) for x in indices if isinstance(x, list)), None)
-    return emit(None) if count is None else [emit(group) for group in range(count)]
-
-
-def _gather_one(state: State, view: View, positions: list[Ssa], masks: list[Ssa]) -> Ssa:
     """Scalar positions move the address, those in lanes become offsets from it."""
-    w, lanes = state.w, state.lanes
-    offset: Ssa | None = None
-    spread: Ssa | None = None
-    for position, stride in zip(positions, view.strides, strict=True):
-        if position.lanes:
-            part = w.mul(w.cast("arith.extsi", position, "i64"), w.broadcast(stride, lanes))
-            spread = part if spread is None else w.add(spread, part)
-        else:
-            part = w.mul(position, stride)
-            offset = part if offset is None else w.add(offset, part)
-    mask = masks[0] if masks else None
-    if spread is None and (mask is None or not mask.lanes):
-        return load_element(w, view, offset, mask)
-    spread = spread if spread is not None else w.constant(0, vector("i64", lanes))
-    held = w.broadcast(mask, lanes) if mask is not None else w.constant(1, vector("i1", lanes))
-    return gather(w, element_address(w, view, offset), spread, view.element, held)
+    w, view = state.w, state.view(op.source)
+    w.source(op.operation.location)
+    uniform, offsets, mask = _places(state, op, resolve)
+    if not isinstance(offsets, list) and not isinstance(mask, list) and not offsets.lanes and not _lanes(mask):
+        return load_element(w, view, uniform, mask)
+    address, truth = element_address(w, view, uniform), w.constant(1, "i1")
+    operands: list[Spread] = [offsets, mask if mask is not None else truth]
+    return together(w, operands, [False, False], lambda xs: gather(w, address, *_in_lanes(state, xs), view.element))
+
+
+def _lanes(mask: Ssa | None) -> int:
+    return mask.lanes if mask is not None else 0
+
+
+def _in_lanes(state: State, xs: Sequence[Ssa]) -> tuple[Ssa, Ssa]:
+    offsets, mask = (state.w.broadcast(x, state.lanes) for x in xs)
+    return offsets, mask
+
+
+def _places(state: State, op: GatherOp, resolve: Resolve) -> tuple[Ssa, Spread, Spread | None]:
+    """Where elements lie: elements from the start of the tensor for all rows, what rows add (i64), and the mask."""
+    w, view = state.w, state.view(op.source)
+    uniform, offsets = w.index(0), cast("Spread", w.index(0))
+    for value, stride in zip(op.indices, view.strides, strict=False):
+        position = resolve(value)
+        if isinstance(position, Ssa) and not position.lanes:
+            uniform = w.add(uniform, w.mul(position, stride))
+            continue
+        part = together(w, [position], [True], lambda xs: w.cast("arith.extsi", xs[0], "i64"))
+        part = together(w, [part, stride], [False, False], lambda xs: w.mul(*xs))
+        offsets = together(w, [offsets, part], [False, False], lambda xs: w.add(*xs))
+    return uniform, offsets, resolve(op.indices[-1]) if op.masked is not None else None
+
+
+def _read_run(state: State, op: GatherOp, step: Step) -> Spread | None:
+    """Elements of neighbouring columns, read together where they are neighbours in memory; None where they are not."""
+    w, view, block = state.w, state.view(op.source), step.block
+    first = block.index(step) // RUN * RUN if step in block else 0
+    steps = block[first : first + RUN]
+    if not state.wide or len(steps) < RUN or not reads_runs(op, view.element):
+        return None
+    w.source(op.operation.location)
+    start = steps[0]
+    uniform, offsets, mask = _places(state, op, lambda v: evaluate(state, v, start) if is_tile(v) else state.scalar(v))
+    address, groups = element_address(w, view, uniform), state.groups
+    rows = [w.broadcast(x, state.lanes) for x in (offsets if isinstance(offsets, list) else [offsets] * groups)]
+    masks = mask if isinstance(mask, list) else [None if mask is None else w.broadcast(mask, state.lanes)] * groups
+
+    def one_by_one() -> list[Ssa]:
+        truth = w.constant(1, vector("i1", state.lanes))
+        pointers = [w.at(address, w.mul(w.index(i), view.strides[-1]), stored_as(view.element)) for i in range(RUN)]
+        return [
+            gather(w, pointer, x, m if m is not None else truth, view.element)
+            for pointer in pointers
+            for x, m in zip(rows, masks, strict=True)
+        ]
+
+    types = [vector(widened_type(view.element), state.lanes)] * (RUN * groups)
+    neighbours = w.compare("eq", view.strides[-1], w.index(1))
+    found = w.branch(neighbours, types, lambda: read_runs(w, view, address, rows, masks), one_by_one)
+    for number, here in enumerate(steps):
+        here.done[op.out, COLUMNS + ROWS] = found[number * groups : (number + 1) * groups]
+    return step.done[op.out, COLUMNS + ROWS]

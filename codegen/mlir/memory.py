@@ -203,10 +203,10 @@ def row_part(state: State, tile: Loaded, source: Ssa, start: Ssa, count: int) ->
     positions = w.add(w.broadcast(start, lanes), w.lane_numbers(range(lanes), "i64"))
     offsets = w.mul(positions, w.broadcast(stride, lanes))
     mask = first_lanes(w, lanes, count) if count < lanes else w.constant(1, vector("i1", lanes))
-    return gather(w, source, offsets, element, mask)
+    return gather(w, source, offsets, mask, element)
 
 
-def gather(w: Writer, pointer: Ssa, offsets: Ssa, element: str, mask: Ssa) -> Ssa:
+def gather(w: Writer, pointer: Ssa, offsets: Ssa, mask: Ssa, element: str) -> Ssa:
     """Elements at `offsets` from `pointer` where `mask` holds; 0 elsewhere, and no access."""
     memory, lanes = stored_as(element), offsets.lanes
     pointers, type_ = f"vector<{lanes}x{POINTER}>", vector(memory, lanes)
@@ -266,7 +266,7 @@ def load_rows(state: State, tile: Loaded) -> Rows:
     for first in range(0, max(state.rows, lanes), lanes):
         numbers = w.lane_numbers([(first + lane) % state.rows for lane in range(lanes)], "i32")
         offsets = w.mul(w.cast("arith.extsi", numbers, "i64"), w.broadcast(view.strides[0], lanes))
-        parts.append(gather(w, start, offsets, view.element, w.compare("slt", numbers, valid)))
+        parts.append(gather(w, start, offsets, w.compare("slt", numbers, valid), view.element))
     return Rows(parts)
 
 
@@ -290,12 +290,12 @@ def store_rows(state: State, rows: Rows, tile: Loaded) -> None:
         w.loop(w.index(0), tile.valid_rows(w), w.index(1), (), one)
 
 
-def element_address(w: Writer, view: View, uniform: Ssa | None) -> Ssa:
-    """The address of an element, `uniform` elements into a tensor."""
-    return view.pointer if uniform is None else w.at(view.pointer, uniform, stored_as(view.element))
+def element_address(w: Writer, view: View, offset: Ssa) -> Ssa:
+    """The address of an element, `offset` elements into a tensor."""
+    return w.at(view.pointer, offset, stored_as(view.element))
 
 
-def load_element(w: Writer, view: View, offset: Ssa | None, mask: Ssa | None) -> Ssa:
+def load_element(w: Writer, view: View, offset: Ssa, mask: Ssa | None) -> Ssa:
     """One element; 0 where `mask` is false, without touching memory."""
     address = element_address(w, view, offset)
     if mask is None:

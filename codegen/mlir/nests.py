@@ -31,6 +31,8 @@ def for_each_step(state: State, value: Value, layout: Layout, carried: Sequence[
 
     def run(start: Ssa, count: int, values: Sequence[Ssa], last: int | None = None) -> list[Ssa]:
         here = [Step(layout, w.add(start, w.index(i * layout.step)), last) for i in range(count)]
+        for step in here:
+            step.block = here
         for product in products:
             for step, found in zip(here, compute_block(state, product, here), strict=True):
                 step.dots[product.op.out] = found

@@ -1,65 +1,26 @@
 """Generated kernels on CPU tensors, native ones and Triton's in its interpreter, against attention in float64.
 
-Bound: twice the error of attention computed plainly in the same dtype, plus one rounding of the
-weights and one of the result: (sum of |weights| <= 1) times the largest |v| times the unit roundoff.
+The bound is that of `closeness`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import pytest
 import torch
+from numeric.closeness import FLOATS, NATIVE, assert_close, error, runner_for
 
 from attir.codegen.triton import OffsetBound
-from attir.compiler.kernels import compile_site
-from attir.compiler.options import Options
-from attir.compiler.sites import Runner
 from attir.compiler.triton_runtime import check_offsets
-from attir.ir.attributes import FloatType, bf16, f16, f32
+from attir.ir.attributes import FloatType, f16, f32
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import FORMS, Captures, Case, Shape
-
-ROUNDOFF = {f16: 2.0**-11, bf16: 2.0**-8, f32: 2.0**-24}
-FLOATS = (f32, f16, bf16)
-
-
-NATIVE = pytest.mark.skipif(find_spec("torch_mlir") is None, reason="native kernels need torch-mlir")
+from benchmarks.attention_cases import FORMS, Case, Shape
 
 
 @pytest.fixture(params=["interpret", pytest.param("native", marks=NATIVE)])
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-def runner_for(case: Case, backend: str) -> Runner:
-    return compile_site(case.module(), Options(backend=backend)).runner
-
-
-def assert_close(
-    case: Case, backend: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Captures
-) -> None:
-    out, lse = runner_for(case, backend)(q, k, v, captures, True)
-    exact, exact_lse = case.reference(q.double(), k.double(), v.double(), captures)
-    plain, plain_lse = case.reference(q, k, v, captures)
-    roundoff, largest = ROUNDOFF[case.dtype], v.abs().max().item() if v.numel() else 0.0
-    assert out.dtype == q.dtype and out.is_contiguous()
-    _assert_within(out, exact, 2.0 * _error(plain, exact) + 2.0 * roundoff * largest)
-    # Scores are kept in float32 whatever the inputs; the reference of half inputs is rounded.
-    spread = exact_lse[exact_lse.isfinite()].abs().max().item() if exact_lse.isfinite().any() else 0.0
-    _assert_within(lse, exact_lse, 2.0 * _error(plain_lse, exact_lse) + 8 * ROUNDOFF[f32] * (1.0 + spread))
-
-
-def _error(actual: torch.Tensor, exact: torch.Tensor) -> float:
-    difference = (actual.double() - exact)[exact.isfinite()]
-    return difference.abs().max().item() if difference.numel() else 0.0
-
-
-def _assert_within(actual: torch.Tensor, exact: torch.Tensor, bound: float) -> None:
-    assert actual.shape == exact.shape
-    assert torch.equal(actual.isneginf(), exact.isneginf()) and torch.equal(actual.isnan(), exact.isnan())
-    assert _error(actual, exact) <= bound, f"error {_error(actual, exact):.2e}, bound {bound:.2e}"
 
 
 @pytest.mark.parametrize("width", [1, 16, 64, 72, 80, 96, 192, 256])
@@ -165,7 +126,7 @@ def test_one_kernel_serves_all_sizes(backend: str) -> None:
     for shape in (Shape(1, 1, 1, 5, 9), Shape(2, 3, 3, 65, 65)):
         q, k, v, captures = case.tensors(shape)
         out, _ = run(q, k, v, captures, False)
-        assert _error(out, case.reference(q.double(), k.double(), v.double(), captures)[0]) < 1e-5
+        assert error(out, case.reference(q.double(), k.double(), v.double(), captures)[0]) < 1e-5
 
 
 Change = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]

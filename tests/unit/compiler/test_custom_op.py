@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from attir.compiler.custom_op import attention_op, register_site
+from attir.compiler.custom_op import attention_op, attir_attention, register_site
 
 Q, K, V = torch.ones(2, 4, 3, 8), torch.ones(2, 2, 5, 8), torch.ones(2, 2, 5, 6)
 
@@ -65,6 +65,19 @@ def test_a_negative_that_is_only_promised_is_there_when_a_kernel_reads_memory(po
     with torch.no_grad():
         out, _ = attention_op()(q, k, v, [capture], register_site(reading), False)
     assert out.tolist() == [-1.0 if i == position else 1.0 for i in range(4)]
+
+
+def test_a_call_without_the_dispatcher_does_the_same_and_lets_others_see_it() -> None:
+    site = register_site(runner)
+    with torch.no_grad():
+        assert torch.equal(attir_attention(Q, K, V, [Q], site, False)[0], attention_op()(Q, K, V, [Q], site, False)[0])
+        with cast(Any, torch).autograd.profiler.profile() as profile:
+            attir_attention(Q, K, V, [Q], site, False)
+        q, k, v = (t.to("meta") for t in (Q, K, V))
+        assert attir_attention(q, k, v, [], site, True)[1].shape == (2, 4, 3)
+    assert "attir::attention" in {event.name for event in profile.function_events}
+    with pytest.raises(RuntimeError, match="has no gradient yet"):
+        attir_attention(Q.clone().requires_grad_(), K, V, [], site, False)
 
 
 def test_the_op_passes_pytorchs_own_checks() -> None:

@@ -74,7 +74,7 @@ def without_lse(tensors: list[torch.Tensor]) -> None:
 
 
 def split(tensors: list[torch.Tensor]) -> None:
-    q, k, v, part_out, part_lse = tensors
+    q, k, v, *_, part_out, part_lse = tensors
     for part, (some_k, some_v) in enumerate(zip(k.chunk(len(part_out), 2), v.chunk(len(part_out), 2), strict=True)):
         out, lse = attention(q, some_k, some_v)
         part_out[part].copy_(out)
@@ -172,6 +172,21 @@ def test_keys_too_few_to_split_make_one_part_that_is_the_result(lse: bool) -> No
     assert found.shape == ((2, 4, 1) if lse else (0,))
     first, merging = kernels.functions[Choice(1, True)]
     assert (len(first.threads), len(merging.threads)) == (1, 0)
+
+
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("heads", [2, 40])
+@pytest.mark.parametrize("captured", [False, True])
+def test_parts_are_merged_wherever_they_lie(heads: int, captured: bool) -> None:
+    """Few lie behind the block of arguments, many in memory of their own."""
+    kernels = FakeKernels(Case(f32, 16), captures=(1,) if captured else ())
+    if captured:
+        kernels.inputs = FakeKernels(Case(f32, 16, form="alibi")).inputs
+    (q, k, v), runner = tensors(5, 9, heads, heads), NativeRunner(kernels)
+    captures = [torch.rand(heads)] if captured else []
+    for expected, actual in zip(attention(q, k, v), runner(q, k, v, captures, True), strict=True):
+        torch.testing.assert_close(actual, expected)
+    assert [len(f.threads) for f in kernels.functions[Choice(8, True)]] == [1, 1]
 
 
 def test_threads_that_call_at_once_compile_once() -> None:

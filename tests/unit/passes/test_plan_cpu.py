@@ -44,7 +44,7 @@ def test_every_head_dimension_has_a_plan_that_fits(cpu: Cpu, dtype: FloatType) -
     ("cpu", "d", "tile"),
     [(AVX512, 64, (64, 4, 64)), (AVX512, 128, (48, 8, 96)), (AVX2, 64, (24, 4, 128)), (AVX2, 128, (24, 4, 128))],
 )
-def test_tiles_are_those_that_were_measured_to_be_good(cpu: Cpu, d: int, tile: tuple[int, int, int]) -> None:
+def test_tiles_are_those_the_estimate_was_set_for(cpu: Cpu, d: int, tile: tuple[int, int, int]) -> None:
     schedule = planned(cpu, d, d, f32)
     assert (schedule.block_m, schedule.columns, schedule.block_n) == tile
 
