@@ -1,8 +1,8 @@
 """Every console example in README and docs is run, and its output compared.
 
 A block fenced as `console` holds lines `$ command` and the output that follows; `...` stands for
-anything, as in doctest. Measured errors and times, line counts of kernels and the place of
-installed packages may differ from the page. `make` commands are what surrounds this test and are not run inside it; a
+anything, as in doctest. Measured errors and times, line counts of kernels, the place of installed
+packages, and the plan of a native kernel, which is made for the CPU at hand, may differ from the page. `make` commands are what surrounds this test and are not run inside it; a
 block fenced as `console gpu` needs a device and is only checked to name commands that exist.
 """
 
@@ -28,6 +28,8 @@ _VARYING = (
     (re.compile(r"\d\.\de-\d\d"), "<error>"),
     (re.compile(r"\d+\.\d s"), "<seconds>"),
     (re.compile(r"\d+ lines"), "<lines>"),
+    (re.compile(r"\((compiled|from the cache|from an equal kernel) in \d+ ms\)"), "(made)"),
+    (re.compile(r"plan +\S.*, target=avx\w+\n +because .*"), "<plan for this CPU>"),
     (re.compile(r"\S*site-packages/(\S+):\d+"), r"\1"),
 )
 

@@ -101,7 +101,7 @@ def test_any_layout_of_captures(form: str, queries: int) -> None:
         lambda x: torch.stack([x, torch.zeros_like(x)], -1).flatten(-2)[..., ::2],
         lambda x: x[:1].expand(x.shape),
         lambda x: x[..., :1].expand(x.shape),
-        lambda x: torch.cat([x.flatten()[:3], x.flatten()])[3:].view(x.shape),
+        lambda x: torch.cat([x.flatten()[:1], x.flatten()])[1:].view(x.shape),
     ]
     for change in changes:
         assert_agrees(case, run, q, k, v, tuple(change(c) for c in captures))

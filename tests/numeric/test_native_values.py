@@ -142,7 +142,8 @@ def test_denormal_numbers_are_not_lost(dtype: FloatType, queries: int) -> None:
         assert small.abs().max() > 0
         found, _ = runner_for(case, "native", queries)(q, k, small, captures, False)
         exact, _ = case.reference(q.double(), k.double(), small.double(), captures)
-        assert error(found, exact) <= 2 * torch.finfo(DTYPES[dtype]).smallest_normal * torch.finfo(DTYPES[dtype]).eps
+        # Each term of the sums rounds to a multiple of the smallest number.
+        assert error(found, exact) <= math.sqrt(k.shape[2]) * tiny * torch.finfo(DTYPES[dtype]).eps
         assert_close(case, "native", (q.double() * tiny * factor).to(q.dtype), k, v, captures)
     raised = Scaled(dtype, 16, factor=0.25 / tiny)
     assert_close(raised, "native", (q.double() * tiny * 0.25).to(q.dtype), k, v, captures)
