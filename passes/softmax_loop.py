@@ -27,9 +27,9 @@ from ..ir.builder import Builder
 from ..ir.core import Block, Region, Value
 from ..ir.dialects.arith import AddFOp, CmpFOp, ConstantOp, ExtFOp, MaximumFOp, MulFOp, SelectOp, SubFOp, TruncFOp
 from ..ir.dialects.math import Exp2Op
-from ..ir.dialects.scf import ForOp, YieldOp
+from ..ir.dialects.scf import ForOp, IfOp, YieldOp
 from ..ir.dialects.tensor import ExtractOp
-from ..ir.dialects.tile import DotOp, LoadOp, ReduceOp, TransposeOp
+from ..ir.dialects.tile import AnyOp, DotOp, LoadOp, ReduceOp, TransposeOp
 from .schedule import Schedule
 from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder
 from .tile_regions import RegionPositions, TileRegion
@@ -129,7 +129,7 @@ class SoftmaxLoop:
         block = Block.with_arguments([index, *types], ["start_n", "acc", "row_max", "row_sum"])
         inner = Builder(block, location=builder.location)
         start_n, *carried = block.arguments
-        after = self._step(inner, start_n, Carried(*carried), masking)
+        after = self._unless_empty(inner, start_n, Carried(*carried), masking)
         inner.create(YieldOp, after.values)
         step = builder.index(self._tile_keys(masking))
         loop = builder.create(ForOp, [lower, upper, step, *start.values], types, regions=[Region([block])])
@@ -140,6 +140,32 @@ class SoftmaxLoop:
 
     def _tile_keys(self, masking: Masking | None) -> int:
         return self.schedule.edge if _cuts(masking) else self.schedule.block_n
+
+    def _unless_empty(self, builder: Builder, start_n: Value, before: Carried, masking: Masking | None) -> Carried:
+        """A step; on a CPU, none where an opaque mask keeps no score of the tile, which costs little to find out."""
+        if masking is None or masking.region is None or not self.schedule.lanes:
+            return self._step(builder, start_n, before, masking)
+        tiles = TileBuilder(builder, (self.schedule.block_m, self._tile_keys(masking)))
+        columns, valid = self._positions(tiles, start_n, masking)
+        mask = tiles.spread(_mask(tiles, masking, columns, valid), FULL)
+        some = builder.create(AnyOp, [mask], [i1], name="keeps_some").out
+        then, otherwise = Block(), Block()
+        inside = Builder(then, location=builder.location)
+        inside.create(YieldOp, self._step(inside, start_n, before, masking).values)
+        Builder(otherwise, location=builder.location).create(YieldOp, before.values)
+        types = [v.type for v in before.values]
+        chosen = builder.create(IfOp, [some], types, regions=[Region([then]), Region([otherwise])])
+        for result, name in zip(chosen.results, ("acc", "row_max", "row_sum"), strict=True):
+            result.name_hint = name
+        return Carried(*chosen.results)
+
+    def _positions(self, tiles: TileBuilder, start_n: Value, masking: Masking | None) -> tuple[Tile, dict[int, Tile]]:
+        """The keys of a tile, and where along each axis positions exist."""
+        columns = tiles.positions(start_n, COLUMNS, "offs_n")
+        valid = {ROWS: self.row_valid}
+        if masking is not None and masking.key_end is not None:
+            valid[COLUMNS] = tiles.compare("slt", columns, masking.key_end, "key_valid")
+        return columns, valid
 
     def _step(self, builder: Builder, start_n: Value, before: Carried, masking: Masking | None) -> Carried:
         tiles = TileBuilder(builder, (self.schedule.block_m, self._tile_keys(masking)))
@@ -167,10 +193,7 @@ class SoftmaxLoop:
 
     def _masked_scores(self, tiles: TileBuilder, start_n: Value, masking: Masking | None) -> Tile:
         scores = self._scores(tiles, start_n, masking)
-        columns = tiles.positions(start_n, COLUMNS, "offs_n")
-        valid = {ROWS: self.row_valid}
-        if masking is not None and masking.key_end is not None:
-            valid[COLUMNS] = tiles.compare("slt", columns, masking.key_end, "key_valid")
+        columns, valid = self._positions(tiles, start_n, masking)
         if self.score is not None:
             positions = RegionPositions.of(self.score.region)
             assert positions.score is not None

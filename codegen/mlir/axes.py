@@ -14,7 +14,8 @@ def find_needs(ops: Sequence[Operation], needs: dict[Value, set[int]]) -> None:
     """Note along which axis of score tiles each tile of one axis is read: the rows, the columns or both."""
     for op in reversed(ops):
         for region in op.regions:
-            find_needs(region.block.ops, needs)
+            if not region.empty:
+                find_needs(region.block.ops, needs)
         for operand in op.operands:
             if len(shape_of(operand.type)) == 1:
                 needs.setdefault(operand, set()).update(_read_along(op, needs))

@@ -83,7 +83,14 @@ def _runs_along(state: State, value: Value) -> bool:
         return False
     if op.name == "tile.dot":
         return not is_transposed(op.operands[1])
+    if op.name == "scf.if":
+        return _runs_along(state, yielded_by(op, 0)[op.results.index(value)])
     return op.name == "tile.load" or any(_runs_along(state, v) for v in op.operands if is_tile(v))
+
+
+def yielded_by(op: Operation, region: int) -> Sequence[Value]:
+    """What a region of a loop or branch hands on."""
+    return op.regions[region].block.ops[-1].operands
 
 
 def is_transposed(value: Value) -> bool:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ...ir.attributes import IntegerAttr, StringAttr, bf16, element_type, f16
+from ...ir.attributes import DenseArrayAttr, IntegerAttr, StringAttr, bf16, element_type, f16, f32
 from ...ir.core import Operation, Value
 from ...ir.diagnostics import op_error
 from ...ir.dialects.arith import ConstantOp
-from ...ir.dialects.scf import ForOp, YieldOp
-from ...ir.dialects.tile import KernelOp, LoadOp, ReduceOp, StoreOp
+from ...ir.dialects.scf import ForOp, IfOp, YieldOp
+from ...ir.dialects.tile import AnyOp, KernelOp, LoadOp, ReduceOp, StoreOp
 from ...ir.dialects.tile import YieldOp as GridYieldOp
 from .arguments import tensor_views
+from .arithmetic import held_element
 from .axes import find_needs
 from .expressions import COLUMNS, ROWS, Step, compute, evaluate, is_tile, layout_of, rows_of, store_step
 from .memory import load_rows, store_rows, stored_as
-from .nests import for_each_step, materialise, new_buffer, reduce_columns, store_tile
+from .nests import any_true, for_each_step, materialise, new_buffer, reduce_columns, store_tile
 from .state import FLOAT_DEGREE, HALF_DEGREE, State
 from .values import Buffer, Loaded, Rows, View, shape_of
-from .writer import POINTER, Ssa, Writer
+from .writer import POINTER, Ssa, Writer, vector
 
 
 def block(state: State, ops: Sequence[Operation]) -> None:
@@ -47,7 +48,8 @@ def _tile(state: State, op: Operation) -> None:
     if source is not None:
         flipped = source.transposed != (op.name == "tile.transpose")
         state.known[op.result] = Loaded(source.view, source.offsets, source.shape, source.boundary, flipped)
-    if op.name != "arith.constant" and _outlives(op) and _costly(state, op.result):
+    # Conditions are computed again where they are needed: scratch memory holds floats.
+    if element_type(op.result.type) == f32 and _outlives(op) and _costly(state, op.result):
         materialise(state, op.result)
 
 
@@ -96,9 +98,15 @@ def _group_rows(state: State, op: Operation) -> None:
     state.known[op.result] = View(pointer, view.element, sizes, strides, group.value, view.strides[1])
 
 
+def _check_widths(op: Operation, boundary: DenseArrayAttr) -> None:
+    if COLUMNS in boundary.values:
+        op_error(op, "has columns beyond the tensor's; tiles of kernels for CPUs are as wide as what they read")
+
+
 def _load(state: State, op: Operation) -> None:
     load = LoadOp(op)
     shape = shape_of(load.out.type)
+    _check_widths(op, load.boundary)
     offsets = tuple(state.scalar(v) for v in load.offsets)
     tile = Loaded(state.view(load.source), offsets, shape, tuple(load.boundary.values))
     if len(shape) == 1:
@@ -114,6 +122,7 @@ def _load(state: State, op: Operation) -> None:
 def _store(state: State, op: Operation) -> None:
     store = StoreOp(op)
     shape = shape_of(store.tile.type)
+    _check_widths(op, store.boundary)
     state.w.comment(f"write {store.target.name_hint or 'a result'}")
     with state.scratch.scope():
         if len(shape) == 2:
@@ -135,6 +144,42 @@ def _program_id(state: State, op: Operation) -> None:
     if not isinstance(axis, IntegerAttr) or axis.value != 0:
         op_error(op, "kernels for CPUs have a grid of one axis")
     state.known[op.result] = Ssa("%program", "i64")
+
+
+def _any(state: State, op: Operation) -> None:
+    state.w.comment(f"{op.result.name_hint or 'any'}: whether the tile has any")
+    state.known[op.result] = any_true(state, AnyOp(op))
+
+
+def _if(state: State, op: Operation) -> None:
+    """A branch that leaves a carried tile as it is, or changes it in place; numbers and rows are chosen."""
+    w, branch = state.w, IfOp(op)
+    if branch.otherwise.empty:
+        with w.when(state.scalar(branch.condition)), state.scratch.scope():
+            block(state, branch.then.block.ops[:-1])
+        return
+    unchanged = YieldOp(branch.otherwise.block.terminator).values
+    kinds: list[Buffer | int] = []
+    types: list[str] = []
+    for value in unchanged:
+        if len(shape_of(value.type)) == 2:
+            held = state.stored(value)
+            if held is None:
+                op_error(op, "must leave tiles as they are in its second branch to run on a CPU")
+            kinds.append(held)
+            continue
+        here = _part_types(state, value)
+        kinds.append(len(here))
+        types += here
+
+    def arm(number: int) -> list[Ssa]:
+        inner = op.regions[number].block
+        with state.scratch.scope():
+            block(state, inner.ops[:-1])
+            return _carry_on(state, YieldOp(inner.terminator).values, kinds)
+
+    found = w.branch(state.scalar(branch.condition), types, lambda: arm(0), lambda: arm(1))
+    _bind(state, op.results, kinds, found)
 
 
 def _for(state: State, op: Operation) -> None:
@@ -193,6 +238,13 @@ def _parts(state: State, value: Value) -> list[Ssa]:
     return [w.broadcast(x, state.lanes) for x in parts]
 
 
+def _part_types(state: State, value: Value) -> list[str]:
+    """The types of `_parts`."""
+    if not shape_of(value.type):
+        return [held_element(value.type, 0)]
+    return [vector(held_element(value.type, state.lanes), state.lanes)] * state.groups
+
+
 def _bind(state: State, values: Sequence[Value], kinds: Sequence[Buffer | int], parts: Sequence[Ssa]) -> None:
     """Give loop arguments or results what they stand for."""
     rest = list(parts)
@@ -228,7 +280,9 @@ STATEMENTS: Mapping[str, Callable[[State, Operation], None]] = {
     "tile.store": _store,
     "tile.reduce": _reduce,
     "tile.return": _nothing,
+    "tile.any": _any,
     "scf.for": _for,
+    "scf.if": _if,
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ...ir.core import Operation, Value
 from ...ir.diagnostics import op_error
-from ...ir.dialects.tile import ReduceOp, StoreOp
+from ...ir.dialects.tile import AnyOp, ReduceOp, StoreOp
 from .dots import REGISTERS_FOR_SUMS, compute_block, prepare
 from .expressions import Layout, Step, evaluate, is_tile, layout_of, store_step, tree
 from .memory import pack, row_address, stored_as, unpack, write
@@ -73,7 +73,7 @@ def new_buffer(state: State, value: Value, layout: Layout) -> Buffer:
 def materialise(state: State, value: Value, target: Buffer | None = None) -> Buffer:
     """Compute a tile into scratch memory, `target` if that is given."""
     held = state.known.get(value)
-    if isinstance(held, Buffer) and target is None:
+    if isinstance(held, Buffer) and target in (None, held):
         return held
     layout = layout_of(state, value)
     reused = _settle(state, value, tree(state, value))
@@ -169,6 +169,25 @@ def reduce_columns(state: State, op: ReduceOp) -> Rows:
     if not state.wide:
         totals = [_across_columns(state, totals[0], combine)]
     return Rows(totals)
+
+
+def any_true(state: State, op: AnyOp) -> Ssa:
+    """Whether a condition holds anywhere in a tile."""
+    w, lanes = state.w, state.lanes
+    layout = layout_of(state, op.x)
+    _settle(state, op.x, tree(state, op.x))
+    false = w.constant(0, vector("i1", lanes))
+
+    def body(step: Step, totals: list[Ssa]) -> Sequence[Ssa]:
+        found = evaluate(state, op.x, step)
+        for x in found if isinstance(found, list) else [found]:
+            totals = [w.binary("arith.ori", totals[0], w.broadcast(x, lanes))]
+        return totals
+
+    (total,) = for_each_step(state, op.x, layout, [false], body)
+    word = f"i{lanes}"
+    bits = w.op(f"llvm.bitcast {total.name} : {total.type} to {word}", word)
+    return w.compare("ne", bits, w.constant(0, word))
 
 
 def _across_columns(state: State, total: Ssa, combine: Callable[[Ssa, Ssa], Ssa]) -> Ssa:

@@ -9,7 +9,7 @@ from ...ir.core import Operation, Value
 from ...ir.diagnostics import op_error
 from ...ir.dialects.arith import ConstantOp
 from ...ir.dialects.tensor import DimOp
-from ...ir.dialects.tile import BroadcastOp, DotOp, ProgramIdOp, ReduceOp
+from ...ir.dialects.tile import AnyOp, BroadcastOp, DotOp, ProgramIdOp, ReduceOp
 from .expression import Expression, call, index_with
 from .memory import argument_of
 from .writer import Emitter, KernelWriter
@@ -47,6 +47,11 @@ def reduce(op: Operation, writer: KernelWriter) -> None:
     x = writer.full(view.x)
     text = f"tl.{view.kind.value}({x.text}, {view.axis.value})"
     writer.define(op, Expression(text, shape=_shape(op.result), names=x.names))
+
+
+def any_true(op: Operation, writer: KernelWriter) -> None:
+    x = writer.full(AnyOp(op).x)
+    writer.define(op, Expression(f"(tl.max(tl.cast({x.text}, tl.int32)) > 0)", names=x.names))
 
 
 def dot(op: Operation, writer: KernelWriter) -> None:
@@ -87,6 +92,7 @@ EMITTERS: Mapping[str, Emitter] = {
     "tile.broadcast": broadcast,
     "tile.transpose": transpose,
     "tile.reduce": reduce,
+    "tile.any": any_true,
     "tile.dot": dot,
     "tensor.dim": dimension,
 }

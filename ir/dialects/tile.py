@@ -11,6 +11,7 @@ from ..attributes import (
     FunctionType,
     IndexType,
     IntegerAttr,
+    IntegerType,
     StringAttr,
     TensorType,
     UnitAttr,
@@ -240,6 +241,17 @@ class ReduceOp(Op, name="tile.reduce", pure=True):
             op_error(self.operation, f"result must be {wanted}, but is {self.out.type}")
 
 
+class AnyOp(Op, name="tile.any", pure=True):
+    """Whether any element of a tile of i1 is true: one i1."""
+
+    x = Operand(TensorType)
+    out = Result(IntegerType)
+
+    def verify(self) -> None:
+        if element_type(self.x.type) != i1 or self.out.type != i1:
+            op_error(self.operation, f"takes a tile of i1 to i1, but {self.x.type} to {self.out.type}")
+
+
 class BroadcastOp(Op, name="tile.broadcast", pure=True):
     """Repeat along new axes: `axes` are those of the result that the operand does not have.
 
@@ -304,6 +316,6 @@ TILE = Dialect(
     "tile",
     (
         KernelOp, YieldOp, ReturnOp, ProgramIdOp, SliceOp, GroupRowsOp, LoadOp, StoreOp, GatherOp, DotOp, ReduceOp,
-        BroadcastOp, TransposeOp, IotaOp, AtomicAddOp,
+        AnyOp, BroadcastOp, TransposeOp, IotaOp, AtomicAddOp,
     ),
 )  # fmt: skip

@@ -187,6 +187,7 @@ TILE: Mapping[str, Handler] = {
     "tile.gather": gather,
     "tile.dot": dot,
     "tile.reduce": reduce,
+    "tile.any": lambda call: [np.asarray(np.any(call.operands[0]))],
     "tile.broadcast": broadcast,
     "tile.transpose": lambda call: [call.operands[0].T],
     "tile.iota": iota,

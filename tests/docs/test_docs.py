@@ -2,8 +2,9 @@
 
 A block fenced as `console` holds lines `$ command` and the output that follows; `...` stands for
 anything, as in doctest. Measured errors and times, line counts of kernels, the place of installed
-packages, and the plan of a native kernel, which is made for the CPU at hand, may differ from the page. `make` commands are what surrounds this test and are not run inside it; a
-block fenced as `console gpu` needs a device and is only checked to name commands that exist.
+packages, and the plan of a native kernel, which is made for the CPU at hand, may differ from the
+page. `make` commands are what surrounds this test and are not run inside it; a block fenced as
+`console gpu` needs a device and is only checked to name commands that exist.
 """
 
 from __future__ import annotations

@@ -1,10 +1,21 @@
-"""Loops, branches and memory as Triton text, run in the interpreter against the reference interpreter's rules."""
+"""Loops, branches and memory as Triton text in its interpreter and, where marked so, as native code."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from unit.codegen.kernels import LENGTH, broadcast, iota, kernel_of, load, numbers, program_id, run
+from unit.codegen.kernels import (
+    LENGTH,
+    NATIVE,
+    RUNS,
+    broadcast,
+    iota,
+    kernel_of,
+    load,
+    numbers,
+    program_id,
+    run,
+)
 
 from attir.codegen.triton import emit_triton
 from attir.ir.attributes import (
@@ -25,6 +36,7 @@ from attir.ir.dialects import arith, scf, tile
 from attir.ir.dialects.tensor import DimOp, ExtractOp
 
 ROW = TensorType((LENGTH,), f32)
+on_both = pytest.mark.parametrize("backend", ["interpret", pytest.param("native", marks=NATIVE)])
 
 
 def store(builder: Builder, value: Value, target: Value, *boundary: int) -> None:
@@ -38,7 +50,8 @@ def loop(builder: Builder, lower: Value, upper: Value, step: Value, initial: lis
     return op, Builder(block)
 
 
-def test_carried_values_are_exchanged_and_not_overwritten() -> None:
+@on_both
+def test_carried_values_are_exchanged_and_not_overwritten(backend: str) -> None:
     """Fibonacci: (a, b) becomes (b, a + b), both from the old values."""
 
     def body(builder: Builder, arguments: list[Value]) -> None:
@@ -50,11 +63,12 @@ def test_carried_values_are_exchanged_and_not_overwritten() -> None:
         store(builder, op.results[0], arguments[0])
 
     out = torch.zeros(LENGTH)
-    run(kernel_of("fibonacci", [ROW], body), out)
+    RUNS[backend](kernel_of("fibonacci", [ROW], body), out)
     assert numbers(out) == [55.0] * LENGTH
 
 
-def test_loops_run_from_and_to_values_and_may_run_not_at_all() -> None:
+@on_both
+def test_loops_run_from_and_to_values_and_may_run_not_at_all(backend: str) -> None:
     def body(builder: Builder, arguments: list[Value]) -> None:
         pid = program_id(builder)
         for position, target in enumerate(arguments):
@@ -65,7 +79,7 @@ def test_loops_run_from_and_to_values_and_may_run_not_at_all() -> None:
             store(builder, op.results[0], target)
 
     outs = [torch.full((LENGTH,), -1.0) for _ in range(3)]
-    run(kernel_of("counts", [ROW] * 3, body), *outs)
+    RUNS[backend](kernel_of("counts", [ROW] * 3, body), *outs)
     assert [out[0].item() for out in outs] == [0.0, 3.0, 5.0]
 
 
@@ -108,8 +122,9 @@ def test_a_variable_is_reused_only_once_nobody_reads_it() -> None:
     assert "x = x + 1.0" in source and "x_2 = x * 3.0" in source
 
 
+@on_both
 @pytest.mark.parametrize("taken", [True, False])
-def test_branches_choose_at_run_time(taken: bool) -> None:
+def test_branches_choose_at_run_time(backend: str, taken: bool) -> None:
     def body(builder: Builder, arguments: list[Value]) -> None:
         wanted = builder.index(0 if taken else 1)
         predicate = {"predicate": arith.CmpIOp.predicate_attr("eq")}
@@ -123,11 +138,12 @@ def test_branches_choose_at_run_time(taken: bool) -> None:
         store(builder, chosen, arguments[0])
 
     out = torch.zeros(LENGTH)
-    run(kernel_of("branch", [ROW], body), out)
+    RUNS[backend](kernel_of("branch", [ROW], body), out)
     assert numbers(out) == [1.0 if taken else 2.0] * LENGTH
 
 
-def test_a_branch_without_results_guards_its_stores() -> None:
+@on_both
+def test_a_branch_without_results_guards_its_stores(backend: str) -> None:
     def body(builder: Builder, arguments: list[Value]) -> None:
         predicate = {"predicate": arith.CmpIOp.predicate_attr("sgt")}
         condition = builder.create(arith.CmpIOp, [program_id(builder), builder.index(0)], [i1], predicate).out
@@ -137,7 +153,7 @@ def test_a_branch_without_results_guards_its_stores() -> None:
         builder.create(scf.IfOp, [condition], [], regions=[Region([inner.block]), Region()])
 
     out = torch.zeros(LENGTH)
-    run(kernel_of("guard", [ROW], body), out)
+    RUNS[backend](kernel_of("guard", [ROW], body), out)
     assert not out.any()
 
 
@@ -218,3 +234,26 @@ def test_an_operation_without_a_form_is_refused_at_its_place() -> None:
         emit_triton(kernel_of("strange", [ROW], body))
     with pytest.raises(CompileError, match=r"only 'tile\.kernel'"):
         emit_triton(Operation.create("strange.op"))
+
+
+@on_both
+@pytest.mark.parametrize("place", [None, (0, 0), (15, 31), (7, 18)])
+def test_any_finds_one_true_element(backend: str, place: tuple[int, int] | None) -> None:
+    matrix, row = TensorType((16, 32), f32), TensorType((16,), f32)
+
+    def body(builder: Builder, arguments: list[Value]) -> None:
+        zero = builder.index(0)
+        x = load(builder, arguments[0], [zero, zero], (16, 32))
+        predicate = {"predicate": arith.CmpFOp.predicate_attr("ogt")}
+        large = builder.create(
+            arith.CmpFOp, [x, builder.constant(1.0, x.type)], [TensorType((16, 32), i1)], predicate
+        ).out
+        some = builder.create(tile.AnyOp, [large], [i1]).out
+        number = builder.create(arith.UIToFPOp, [some], [f32]).out
+        store(builder, broadcast(builder, number, (16,), (0,)), arguments[1])
+
+    x, out = torch.zeros(16, 32), torch.zeros(16)
+    if place is not None:
+        x[place] = 2.0
+    RUNS[backend](kernel_of("any", [matrix, row], body), x, out)
+    assert numbers(out) == [0.0 if place is None else 1.0] * 16

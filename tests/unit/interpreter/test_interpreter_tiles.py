@@ -174,6 +174,13 @@ def test_reduce() -> None:
     assert result == 4096
 
 
+def test_any() -> None:
+    for truth in (False, True):
+        x = np.zeros((2, 3), np.bool_)
+        x[1, 2] = truth
+        assert evaluate("tile.any", [(x, memory(2, 3, element=i1))], i1) == truth
+
+
 def test_reshaping() -> None:
     row = (np.array([1.0, 2.0]), memory(2))
     columns = evaluate("tile.broadcast", [row], memory(2, 3), {"axes": DenseArrayAttr((1,))})

@@ -48,7 +48,9 @@ def test_any_strides(rows: int) -> None:
     verify(emitted(Case(f16, 40, form="bias"), "avx512", rows, unit_strides=False).text)
 
 
-@pytest.mark.parametrize(("target", "vector", "other"), [("avx512", "<16xf32>", "<8xf32>"), ("avx2", "<8xf32>", "<16x")])
+@pytest.mark.parametrize(
+    ("target", "vector", "other"), [("avx512", "<16xf32>", "<8xf32>"), ("avx2", "<8xf32>", "<16x")]
+)
 def test_vectors_have_the_length_of_the_target(target: str, vector: str, other: str) -> None:
     text = emitted(Case(f32, 64, form="softcap"), target).text
     assert vector in text and other not in text
@@ -69,6 +71,11 @@ def test_comments_lead_back_to_the_model() -> None:
     assert "// key tiles that are kept whole" in text and "// scores: " in text
 
 
+def test_tiles_that_an_opaque_mask_drops_are_skipped() -> None:
+    assert "// keeps_some: whether the tile has any" in emitted(Case(f32, 64, form="documents")).text
+    assert "keeps_some" not in emitted(Case(f32, 64, form="causal")).text
+
+
 def test_equal_kernels_have_equal_text() -> None:
     assert emitted(Case(f16, 64, form="causal")) == emitted(Case(f16, 64, form="causal"))
 
@@ -85,5 +92,5 @@ def test_a_kernel_scheduled_for_a_gpu_is_refused() -> None:
 
 
 def test_only_kernels_are_written() -> None:
-    with pytest.raises(CompileError, match="only 'tile.kernel' can be written for CPUs"):
+    with pytest.raises(CompileError, match=r"only 'tile\.kernel' can be written for CPUs"):
         emit_module([Case(f16, 64).module()])
