@@ -60,15 +60,17 @@ GROUPS = {1: f32, 2: f16, 3: bf16, 4: f32, 7: f16, 8: f32, 16: bf16, 32: f16}
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_any_number_of_rows_of_a_group(group: int) -> None:
-    case = Case(GROUPS[group], 40, 24, group, "causal after")
-    agree(case, [1, 2, 3, 4, 7, 8, 9, 16, 31, 33], [17, 513], key_heads=2)
+    case = Case(GROUPS[group], 20, 12, group, "causal after")
+    queries = [1, 2, 3, 4, 7, 8, 9, 16, 31, 33] if group in (1, 3, 8) else [1, 3, 9, 33]
+    agree(case, queries, [17, 513], key_heads=2)
 
 
 LENGTHS = [1, 15, 16, 17, 511, 512, 513, 1030, 5000]
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize(("queries", "group"), [(1, 1), (1, 4), (3, 2), (2, 7)])
+@pytest.mark.parametrize(
+    ("queries", "group", "dtype"), [(1, 1, f32), (1, 1, f16), (1, 4, bf16), (1, 4, f32), (3, 2, f16), (2, 7, bf16)]
+)
 def test_any_number_of_keys(queries: int, group: int, dtype: FloatType) -> None:
     agree(Case(dtype, 16, group=group), [queries], LENGTHS, batch=2)
 

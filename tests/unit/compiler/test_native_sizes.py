@@ -117,17 +117,18 @@ class Block(nn.Module):
 
 
 def test_a_model_over_many_lengths(compiled_texts: Counter[str]) -> None:
-    plain = nn.Sequential(Block(4, 2, 16), Block(4, 2, 16)).requires_grad_(False)
-    exact = nn.Sequential(Block(4, 2, 16), Block(4, 2, 16)).double()
+    # No other test has such heads, whose kernels would be there already.
+    plain = nn.Sequential(Block(4, 2, 18), Block(4, 2, 18)).requires_grad_(False)
+    exact = nn.Sequential(Block(4, 2, 18), Block(4, 2, 18)).double()
     exact.load_state_dict(plain.state_dict())
     compiled = attir.compile(plain, strict=True)
     with torch.no_grad():
         for length in dict.fromkeys((*QUERIES, *KEYS, *range(200, 226))):
-            check(compiled, plain, exact, torch.randn(2, length, 64))
+            check(compiled, plain, exact, torch.randn(2, length, 72))
         report = attir.explain(compiled)
         assert len(report.graphs) == 2, str(report)
         for _ in range(2):
-            check(compiled, plain, exact, torch.randn(2, 1, 64))
+            check(compiled, plain, exact, torch.randn(2, 1, 72))
         assert len(report.graphs) <= 3, str(report)
     # Both layers compute the same.
     assert len(compiled_texts) == len(set(kinds(report))) == 8 and set(compiled_texts.values()) == {1}
@@ -137,7 +138,7 @@ def test_a_model_over_many_lengths(compiled_texts: Counter[str]) -> None:
     "case", [Case(f32, 16, form="causal"), Case(f16, 24, 40, 4, "window")], ids=["f32", "grouped f16"]
 )
 def test_one_site_over_batches_heads_and_lengths(case: Case, compiled_texts: Counter[str]) -> None:
-    site = compile_site(case.module(), Options(backend="native"))
+    site = compile_site(case.module(), Options(backend="native", cache=False))
     for seed, (queries, keys) in enumerate((*shapes(), (1, 1), (1, 97), (33, 1))):
         shape = Shape(1 + seed % 3, case.group * (1 + seed % 2), 1 + seed % 2, queries, keys)
         assert_agrees(case, site.runner, *case.tensors(shape, seed))
@@ -172,5 +173,6 @@ def test_no_memory_grows_with_queries_times_keys(queries: int, keys: int) -> Non
     run = compile_site(case.module(), Options(backend="native"), queries).runner
     run(*case.tensors(Shape(1, 1, 1, min(queries, 100), 100))[:3], (), False)
     q, k, v, _ = case.tensors(Shape(1, 1, 1, queries, keys))
-    assert most_added(lambda: torch.ones(1 << 23)) >= 1 << 24, "memory is measured"
+    # 64 MiB: malloc asks the kernel for so much anew, however much of its own is free.
+    assert most_added(lambda: torch.ones(1 << 24)) >= 1 << 25, "memory is measured"
     assert most_added(lambda: run(q, k, v, (), False)) <= 4 * q.numel() + (2 << 20)
