@@ -15,6 +15,7 @@ from torch import fx
 
 from ..ir.diagnostics import error
 from .fx_import import location_of
+from .in_place import write_in_place
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,20 @@ def capture(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
 
 
 def restore_mutations(graph_module: fx.GraphModule, signature: Signature) -> None:
-    """Write new contents back into the inputs that the original graph mutates; drop these outputs."""
+    """Write new contents into the inputs that the original graph mutates; drop these outputs."""
     graph = graph_module.graph
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     output = graph.output_node()
-    results = list(cast("Sequence[Any]", output.args[0]))
-    count = len(signature.mutated)
-    returned = results[count:]
-    with graph.inserting_before(output):
-        for position, value in zip(signature.mutated, results, strict=False):
-            copy = graph.call_function(torch.ops.aten.copy_.default, (placeholders[position], value))
+    aliases = {alias.output + len(signature.mutated) for alias in signature.aliases}
+    for i, position in enumerate(signature.mutated):
+        results = list(cast("Sequence[Any]", output.args[0]))
+        others = [n for j, n in enumerate(results) if j != i and j not in aliases]
+        if not (isinstance(results[i], fx.Node) and write_in_place(placeholders[position], results[i], others)):
+            with graph.inserting_before(output):
+                copy = graph.call_function(torch.ops.aten.copy_.default, (placeholders[position], results[i]))
             copy.meta["val"] = placeholders[position].meta.get("val")
+    returned = list(cast("Sequence[Any]", output.args[0]))[len(signature.mutated) :]
+    with graph.inserting_before(output):
         for alias in signature.aliases:
             view = (placeholders[alias.source], alias.size, alias.stride)
             replaced = returned[alias.output]

@@ -230,6 +230,21 @@ def test_a_variant_is_new_each_time_and_right(monkeypatch: pytest.MonkeyPatch) -
         assert seconds.keys() == ({"attir", "Flex"} if variant.flex else {"attir"})
 
 
+def test_overhead_is_of_what_a_graph_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = rivals.torch_compile
+
+    def only_ours(function: Plain, backend: Any) -> Plain:
+        return function if backend == "inductor" else kept(function, backend=backend)
+
+    monkeypatch.setattr(rivals, "torch_compile", only_ours)
+    called, calls = latency.overhead_calls(*TINY.inputs[:3])
+    assert called == "attir_attention"
+    expected = calls["SDPA"]()
+    for name, call in calls.items():
+        result = call() if name.endswith("compile") or name == "SDPA" else call()[0]
+        torch.testing.assert_close(result, expected)
+
+
 def test_children_tell_of_memory_and_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ATTIR_CACHE_DIR", str(tmp_path))
     assert children.reload().keys() == {"first_call", "origin", "object"}
