@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import Any, cast
 
-import pytest
 import torch
 
 from attir.codegen.mlir import emit_module
@@ -106,4 +104,3 @@ def run(kernel: Operation, *tensors: torch.Tensor) -> str:
 
 
 RUNS: dict[str, Callable[..., str]] = {"interpret": run, "native": run_native}
-NATIVE = pytest.mark.skipif(find_spec("torch_mlir") is None, reason="native kernels need torch-mlir")

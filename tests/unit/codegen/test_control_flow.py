@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from numeric.closeness import NATIVE
 from unit.codegen.kernels import (
     LENGTH,
-    NATIVE,
     RUNS,
     broadcast,
     iota,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from unit.codegen.kernels import NATIVE, RUNS, Body, iota, numbers, row_kernel, run
+from numeric.closeness import NATIVE
+from unit.codegen.kernels import RUNS, Body, iota, numbers, row_kernel, run
 
 from attir.ir.attributes import (
     Attribute,
