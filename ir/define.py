@@ -203,20 +203,23 @@ class Hint(Field, Generic[A]):
 
 
 class Body(Field):
-    """A region the op owns. An empty one is allowed where `optional`."""
+    """A region the op owns. An empty one is allowed where `optional`; a `trailing` one may be left out at the end."""
 
-    def __init__(self, *, optional: bool = False) -> None:
-        self.optional = optional
+    def __init__(self, *, optional: bool = False, trailing: bool = False) -> None:
+        self.optional, self.trailing = optional or trailing, trailing
 
     @overload
     def __get__(self, op: None, owner: type[Op]) -> Self: ...
     @overload
     def __get__(self, op: Op, owner: type[Op]) -> Region: ...
     def __get__(self, op: Op | None, owner: type[Op]) -> Self | Region:
-        return self if op is None else op.operation.regions[self.index]
+        if op is None:
+            return self
+        regions = op.operation.regions
+        return regions[self.index] if self.index < len(regions) else Region()
 
     def check(self, op: Operation) -> None:
-        blocks = op.regions[self.index].blocks
+        blocks = op.regions[self.index].blocks if self.index < len(op.regions) else []
         if len(blocks) > 1:
             op_error(op, f"region '{self.name}' must have one block, but has {len(blocks)}")
         if not blocks and not self.optional:
@@ -283,17 +286,21 @@ class Op:
 
 def check_counts(cls: type[Op], op: Operation) -> None:
     """Fail unless `op` has as many operands, results and regions as `cls` declares."""
-    counted: list[tuple[str, type[Field], type[Field] | None, int]] = [
+    counted: list[tuple[str, type[Field], type[Field], int]] = [
         ("operand", Operand, Variadic, len(op.operands)),
         ("result", Result, VariadicResult, len(op.results)),
-        ("region", Body, None, len(op.regions)),
     ]
     for noun, kind, open_kind, actual in counted:
         wanted = sum(isinstance(f, kind) for f in cls.fields)
-        is_open = open_kind is not None and any(isinstance(f, open_kind) for f in cls.fields)
+        is_open = any(isinstance(f, open_kind) for f in cls.fields)
         if actual < wanted or (actual > wanted and not is_open):
             least = "at least " if is_open else ""
             op_error(op, f"must have {least}{wanted} {noun}{'s' if wanted != 1 else ''}, but has {actual}")
+    bodies = [f for f in cls.fields if isinstance(f, Body)]
+    most, least = len(bodies), sum(not f.trailing for f in bodies)
+    if not least <= len(op.regions) <= most:
+        wanted = str(most) if least == most else f"{least} to {most}"
+        op_error(op, f"must have {wanted} region{'s' if wanted != '1' else ''}, but has {len(op.regions)}")
 
 
 def check_properties(cls: type[Op], op: Operation) -> None:

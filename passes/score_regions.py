@@ -55,8 +55,8 @@ def split_mask(op: AttentionOp, ctx: PassContext) -> None:
             "so that such a row averages all values as the model does; no key tile is skipped",
         )
         return
-    _replace_region(op, 0, trial)
-    _replace_region(op, 1, mask)
+    op.set_region("score", trial)
+    op.set_region("mask", mask)
 
 
 def _never_empty(op: AttentionOp, mask: Region) -> bool:
@@ -147,14 +147,6 @@ def values_behind(value: Value) -> set[Value]:
     return found
 
 
-def _replace_region(op: AttentionOp, position: int, region: Region) -> None:
-    for block in op.operation.regions[position].blocks:
-        for inner in reversed(list(block.ops)):
-            inner.erase()
-    op.operation.regions[position] = region
-    region.parent = op.operation
-
-
 def move_scale(op: AttentionOp) -> None:
     """attention {s * c}  →  attention(scale * c) {s}"""
     block = op.score.block
@@ -175,17 +167,18 @@ def _drop_dead(ops: Sequence[Operation]) -> None:
 def drop_identity_score(op: AttentionOp) -> None:
     """score {s}  →  no score region"""
     if not op.score.empty and attn.YieldOp(op.score.block.terminator).value is op.score.block.arguments[0]:
-        _replace_region(op, 0, Region())
+        op.set_region("score", Region())
 
 
 def drop_unused_captures(op: AttentionOp) -> None:
     """A capture that no region reads is no operand of attention."""
-    regions = [(region, first) for region, first in ((op.score, 5), (op.mask, 4)) if not region.empty]
+    regions = [region for _, region in op.present]
     for position in reversed(range(len(op.captures))):
-        if any(region.block.arguments[first + position].uses for region, first in regions):
+        places = [len(region.block.arguments) - len(op.captures) + position for region in regions]
+        if any(region.block.arguments[place].uses for region, place in zip(regions, places, strict=True)):
             continue
-        for region, first in regions:
-            region.block.erase_argument(first + position)
+        for region, place in zip(regions, places, strict=True):
+            region.block.erase_argument(place)
         values = list(op.operation.operands)
         del values[3 + position]
         op.operation.set_operands(values)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 from ..attributes import (
     DictAttr,
     FloatAttr,
@@ -27,18 +30,77 @@ NORMALISERS = ("softmax",)
 POSITIONS: tuple[str, ...] = ("b", "h", "m", "n")
 
 
+@dataclass(frozen=True)
+class RegionForm:
+    """What a region of `attn.attention` takes before the captures, and what it yields.
+
+    `value` names the score, weight or output element it changes, `positions` name the indices,
+    `source` the operand whose rows it reads.
+    """
+
+    positions: tuple[str, ...]
+    value: str = ""
+    source: str = ""
+    result: Type = f32
+
+    @property
+    def names(self) -> list[str]:
+        return [*filter(None, [self.value]), *self.positions, *filter(None, [self.source])]
+
+    def types(self, source: Type | None) -> list[Type]:
+        """The types before the captures; `source` is that of the operand the region reads."""
+        read = [source] if self.source and source is not None else []
+        return [*([f32] if self.value else []), *(index for _ in self.positions), *read]
+
+
+REGIONS: Mapping[str, RegionForm] = {
+    "score": RegionForm(POSITIONS, value="s"),
+    "mask": RegionForm(POSITIONS, result=i1),
+    "weight": RegionForm(POSITIONS, value="p"),
+    "sink": RegionForm(("b", "h", "m")),
+    "query": RegionForm(("b", "h", "m", "d"), source="q"),
+    "key": RegionForm(("b", "h", "n", "d"), source="k"),
+    "value": RegionForm(("b", "h", "n", "e"), source="v"),
+    "output": RegionForm(("b", "h", "m", "e"), value="o"),
+}
+"""In the order in which the op holds them."""
+
+
 class YieldOp(Op, name="attn.yield", terminator=True):
     """The value of a region."""
 
     value = Operand()
 
     def verify(self) -> None:
-        if AttentionOp.match(self.operation.parent_op) is None:
-            op_error(self.operation, "must be inside 'attn.attention'")
+        if self.operation.parent_op is None or self.operation.parent_op.name not in HOLDERS:
+            op_error(self.operation, f"must be inside {' or '.join(map(repr, HOLDERS))}")
+
+
+class RowSumOp(Op, name="attn.row_sum", pure=True):
+    """Σ over c in [0, width) of the region's value at c, in f32: a norm's sum over the head dimension.
+
+        %sum = "attn.row_sum"() <{width = 64 : i64}> ({^bb0(%c: index): ... "attn.yield"(%x)}) : () -> f32
+
+    Its region may read the values around it that do not depend on d or e.
+    """
+
+    width = Prop(IntegerAttr)
+    body = Body()
+    out = Result(Constraint("f32", lambda t: t == f32))
+
+    def verify(self) -> None:
+        holder = self.operation.parent_op
+        if AttentionOp.match(holder) is None:
+            op_error(self.operation, "must be inside a region of 'attn.attention'")
+        if [a.type for a in self.body.block.arguments] != [index]:
+            op_error(self.operation, "its region must take one index")
+        end = YieldOp.match(self.body.block.ops[-1]) if self.body.block.ops else None
+        if end is None or end.value.type != f32:
+            op_error(self.operation, f"its region must yield f32, but yields {end.value.type if end else 'nothing'}")
 
 
 class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
-    """out = normalise(score(scale * q kᵀ), where mask) v; lse = log Σ exp of the scores kept.
+    """out = output(Σ weight(normalise(score(scale * query kᵀ), where mask)) value); lse = log Σ exp of the scores kept.
 
         %out, %lse = "attn.attention"(%q, %k, %v, %captures...) <{scale = 1.25e-01 : f32}>
             ({^bb0(%s: f32, %b: index, %h: index, %m: index, %n: index, %captures...): ...},
@@ -46,8 +108,21 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
 
     q is (B, H, M, D), k (B, H / group, N, D), v (B, H / group, N, E), out (B, H, M, E) in q's
     dtype, lse (B, H, M) in f32, natural logarithm. Query head h reads key head h // group.
-    Both regions are optional: no score region keeps scores as they are, no mask region keeps
-    every key. Scores are f32. A row without any key gives out 0 and lse -inf.
+
+    Every region is optional, and those left out at the end need not be written. Scores are f32.
+
+        score   (s, b, h, m, n) -> s    bias, softcap, relative position
+        mask    (b, h, m, n) -> i1      whether a key is kept
+        weight  (p, b, h, m, n) -> p    what follows the softmax: `p` times something
+        sink    (b, h, m) -> s          one more score of each row, with no value behind it
+        query   (b, h, m, d, q) -> x    the element of q that enters the product: RoPE, norms
+        key     (b, h, n, d, k) -> x    the same of k; here and for values h is the key head
+        value   (b, h, n, e, v) -> x    the same of v
+        output  (o, b, h, m, e) -> o    gates, casts
+
+    Each takes the captures last. What `query`, `key` and `value` yield is rounded to the element
+    type of their operand, as a tensor of it would be. The lse counts the sink; without one a row
+    that keeps no key gives out 0 (before `output`) and lse -inf.
     `structure` is what mask analysis proved, `schedule` what the planner chose.
     """
 
@@ -60,7 +135,33 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
     schedule = Hint(DictAttr)
     score = Body(optional=True)
     mask = Body(optional=True)
+    weight, sink = Body(trailing=True), Body(trailing=True)
+    query, key, value = Body(trailing=True), Body(trailing=True), Body(trailing=True)
+    output = Body(trailing=True)
     out, lse = Result(FLOAT_TENSOR_4D), Result(TensorType)
+
+    def region(self, name: str) -> Region:
+        """The region called `name`, an empty one where there is none."""
+        place = list(REGIONS).index(name)
+        regions = self.operation.regions
+        return regions[place] if place < len(regions) else Region()
+
+    def set_region(self, name: str, region: Region) -> None:
+        """Put `region`, which belongs to no operation, in the place of the one called `name`."""
+        place, regions = list(REGIONS).index(name), self.operation.regions
+        while len(regions) <= place:
+            regions.append(Region(parent=self.operation))
+        for block in regions[place].blocks:
+            for inner in reversed(list(block.ops)):
+                inner.erase()
+        regions[place], region.parent = region, self.operation
+        while len(regions) > MANDATORY_REGIONS and regions[-1].empty:
+            regions.pop()
+
+    @property
+    def present(self) -> list[tuple[str, Region]]:
+        """The regions there are, with their names."""
+        return [(name, region) for name in REGIONS if not (region := self.region(name)).empty]
 
     @property
     def shapes(self) -> tuple[TensorType, TensorType, TensorType]:
@@ -70,15 +171,16 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
         return q, k, v
 
     def region_types(self, region: str) -> list[Type]:
-        """The block argument types of region `score` or `mask`."""
-        scores: list[Type] = [f32] if region == "score" else []
-        return [*scores, index, index, index, index, *(c.type for c in self.captures)]
+        """The block argument types of the region called `region`."""
+        sources = {"q": self.q.type, "k": self.k.type, "v": self.v.type}
+        form = REGIONS[region]
+        return [*form.types(sources.get(form.source)), *(c.type for c in self.captures)]
 
     def verify(self) -> None:
         self._verify_shapes()
         self._verify_results()
-        self._verify_region("score", self.score, f32)
-        self._verify_region("mask", self.mask, i1)
+        for name, region in self.present:
+            self._verify_region(name, region, REGIONS[name].result)
         if self.normaliser.value not in NORMALISERS:
             op_error(
                 self.operation, f"normaliser must be one of {', '.join(NORMALISERS)}, but is {self.normaliser.value}"
@@ -116,8 +218,6 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
             op_error(self.operation, f"result 'lse' must be {lse}, but is {self.lse.type}")
 
     def _verify_region(self, name: str, region: Region, result: Type) -> None:
-        if region.empty:
-            return
         actual, wanted = [a.type for a in region.block.arguments], self.region_types(name)
         if actual != wanted:
             op_error(
@@ -130,14 +230,19 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
             op_error(self.operation, f"region '{name}' must yield {result}, but yields {found}")
 
 
-def region_block(region: str, captures: list[Value]) -> Block:
-    """An empty block with the arguments of region `score` or `mask`, named as the papers do."""
-    names = ["s"] if region == "score" else []
-    types: list[Type] = [f32] if region == "score" else []
+def region_block(region: str, captures: Sequence[Value], source: Type | None = None) -> Block:
+    """An empty block with the arguments of the region called `region`, named as the papers do.
+
+    `source` is the type of the operand that a `query`, `key` or `value` region reads.
+    """
+    form = REGIONS[region]
     return Block.with_arguments(
-        [*types, index, index, index, index, *(c.type for c in captures)],
-        [*names, *POSITIONS, *(c.name_hint or f"capture{i}" for i, c in enumerate(captures))],
+        [*form.types(source), *(c.type for c in captures)],
+        [*form.names, *(c.name_hint or f"capture{i}" for i, c in enumerate(captures))],
     )
 
 
-ATTN = Dialect("attn", (AttentionOp, YieldOp))
+HOLDERS = (AttentionOp.op_name, RowSumOp.op_name)
+"""Whose regions end with `attn.yield`."""
+MANDATORY_REGIONS = 2
+ATTN = Dialect("attn", (AttentionOp, RowSumOp, YieldOp))

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..diagnostics import op_error
-from ..dialects.attn import AttentionOp
+from ..dialects.attn import AttentionOp, RowSumOp
 from .call import Array, Call, Handler
+from .rounding import round_array
 
 SCORES_AT_ONCE = 1 << 22
 """How many scores are held in memory; bounds the chunks, never the result."""
@@ -22,8 +23,8 @@ def attention(call: Call) -> Sequence[Array]:
     a row without any key reads no value.
     """
     op, real = AttentionOp(call.op), call.real
-    q, k, v = (x.astype(real) for x in call.operands[:3])
-    _check_sizes(op, q, k, v)
+    _check_sizes(op, *call.operands[:3])
+    q, k, v = (_rows(call, name, position) for position, name in enumerate(("query", "key", "value")))
     k, v = (np.repeat(x, op.group.value, axis=1) for x in (k, v))
     batch, heads, rows, _ = q.shape
     out, lse = np.empty((batch, heads, rows, v.shape[3]), real), np.empty((batch, heads, rows), real)
@@ -31,8 +32,33 @@ def attention(call: Call) -> Sequence[Array]:
     for start in range(0, rows, step):
         part = slice(start, start + step)
         scores = _scores(call, q[:, :, part], k, start)
-        out[:, :, part], lse[:, :, part] = _normalise(scores, v)
-    return [out, lse]
+        weights, lse[:, :, part] = _normalise(scores, _sinks(call, scores.shape, start))
+        if not op.weight.empty:
+            (weights,) = call.run(op.weight, [weights, *_positions(scores.shape, start), *call.operands[3:]])
+        empty = lse[:, :, part, None] == -np.inf
+        out[:, :, part] = np.where(empty, 0, np.matmul(np.broadcast_to(weights, scores.shape), v))
+    if not op.output.empty:
+        (out,) = call.run(op.output, [out, *_positions(out.shape, 0), *call.operands[3:]])
+    return [np.broadcast_to(out, (batch, heads, rows, v.shape[3])), lse]
+
+
+def _rows(call: Call, region: str, position: int) -> Array:
+    """The rows of q, k or v as they enter the products."""
+    op, source = AttentionOp(call.op), call.operands[position]
+    if op.region(region).empty:
+        return source.astype(call.real)
+    (rows,) = call.run(op.region(region), [*_positions(source.shape, 0), source, *call.operands[3:]])
+    rounded = round_array(rows, call.op.operands[position].type, call.precise)
+    return np.broadcast_to(rounded, source.shape).astype(call.real)
+
+
+def _sinks(call: Call, shape: Sequence[int], start: int) -> Array:
+    """The score without a value of each row, along axes (b, h, m, 1)."""
+    op = AttentionOp(call.op)
+    if op.sink.empty:
+        return np.full((1, 1, 1, 1), -np.inf, call.real)
+    (sinks,) = call.run(op.sink, [*_positions(shape, start)[:3], *call.operands[3:]])
+    return np.broadcast_to(sinks, (*shape[:3], 1))
 
 
 def _check_sizes(op: AttentionOp, q: Array, k: Array, v: Array) -> None:
@@ -66,14 +92,24 @@ def _positions(shape: Sequence[int], start: int) -> list[Array]:
     return [x.reshape([-1 if i == axis else 1 for i in range(4)]) for axis, x in enumerate(ranges)]
 
 
-def _normalise(scores: Array, v: Array) -> tuple[Array, Array]:
-    """The softmax of each row times v, and the row's log Σ exp; 0 and -inf for a row of no keys."""
-    largest: Array = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+def _normalise(scores: Array, sinks: Array) -> tuple[Array, Array]:
+    """The weights of each row and its log Σ exp; 0 and -inf for a row of no keys and no sink."""
+    largest: Array = np.maximum(scores.max(axis=-1, keepdims=True, initial=-np.inf), sinks)
     shift: Array = np.where(largest == -np.inf, scores.dtype.type(0), largest)
-    weights = np.exp(scores - shift)
-    total = weights.sum(axis=-1, keepdims=True)
-    out = np.where(total == 0, 0, np.matmul(weights, v) / total)
-    return out, np.squeeze(np.log(total) + shift, axis=-1)
+    weights: Array = np.exp(scores - shift)
+    total: Array = weights.sum(axis=-1, keepdims=True) + np.exp(sinks - shift)
+    lse: Array = np.squeeze(np.log(total) + shift, axis=-1)
+    return weights / np.where(total == 0, scores.dtype.type(1), total), lse
 
 
-ATTN: Mapping[str, Handler] = {"attn.attention": attention}
+def row_sum(call: Call) -> Sequence[Array]:
+    """Σ over an axis put before all others."""
+    op = RowSumOp(call.op)
+    width = op.width.value
+    positions = np.arange(width).reshape(-1, 1, 1, 1, 1)
+    (terms,) = call.run(op.body, [positions])
+    full = np.broadcast_to(terms, np.broadcast_shapes(terms.shape, positions.shape))
+    return [full.astype(call.real).sum(axis=0)]
+
+
+ATTN: Mapping[str, Handler] = {"attn.attention": attention, "attn.row_sum": row_sum}
