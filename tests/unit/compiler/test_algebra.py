@@ -16,12 +16,13 @@ SLOPES = TensorType((4,), f32)
 
 
 def test_attention_without_regions() -> None:
-    assert describe(attention(arguments(SHAPE, SHAPE, SHAPE))) == "softmax(0.125·q·kᵀ)·v"
+    assert describe(attention(arguments(SHAPE, SHAPE, SHAPE))) == "softmax(q·k/√d) v"
 
 
 def test_bias_mask_and_groups() -> None:
-    op = attention(arguments(SHAPE, SHAPE, SHAPE, SLOPES), score=True, mask=True, group=2)
-    assert describe(op) == "softmax(0.125·q·kᵀ - slopes[h]·(m - n) where n <= m)·v, 2 query heads for each key head"
+    grouped = TensorType((2, 2, 8, 64), f32)
+    op = attention(arguments(SHAPE, grouped, grouped, SLOPES), score=True, mask=True, group=2)
+    assert describe(op) == "softmax(q·k/√d - slopes[h]·(m - n) | n ≤ m) v, heads 4/2"
 
 
 def with_score(build_score: str) -> AttentionOp:
@@ -42,11 +43,11 @@ def with_score(build_score: str) -> AttentionOp:
 
 
 def test_functions_and_parentheses() -> None:
-    assert describe(with_score("softcap")) == "softmax(30·tanh(0.125·q·kᵀ/30))·v"
+    assert describe(with_score("softcap")) == "softmax(softcap(30, q·k/√d)) v"
 
 
 def test_a_score_that_is_used_twice_is_named() -> None:
-    assert describe(with_score("leaky")) == "softmax(s if s > 0 else s·0.5)·v, s = 0.125·q·kᵀ"
+    assert describe(with_score("leaky")) == "softmax(s if s > 0 else s·0.5) v, s = q·k/√d"
 
 
 def test_logic_binds_as_in_python() -> None:
@@ -64,4 +65,4 @@ def test_logic_binds_as_in_python() -> None:
     outside = build.binary(arith.XOrIOp, window, build.constant(True, i1))
     build.create(YieldOp, [build.binary(arith.AndIOp, outside, compare("ne", 7).out)])
     op.operation.regions[1] = Region([block])
-    assert describe(op) == "softmax(0.125·q·kᵀ where not (m - n >= 0 and m - n < 128) and m - n != 7)·v"
+    assert describe(op) == "softmax(q·k/√d | ¬(m - n ≥ 0 ∧ m - n < 128) ∧ m - n ≠ 7) v"

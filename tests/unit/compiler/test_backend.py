@@ -135,7 +135,7 @@ def test_the_report_prints_and_serialises() -> None:
     compiled(Q, K, V, SLOPES)
     report = attir.explain(compiled)
     (site,) = report.sites
-    assert site.form == "softmax(0.25·q·kᵀ - slopes[h]·(m - n) where n <= m and m - n < 4)·v"
+    assert site.form == "softmax(q·k/√d - slopes[h]·(m - n) | n ≤ m ∧ m - n < 4) v"
     assert site.kernel_source and site.form in str(report) and shortened(site.location) in str(report)
     assert json.loads(site.to_json()) == json.loads(report.to_json())["graphs"][0]["sites"][0]
     assert json.loads(report.to_json())["graphs"][0]["sites"][0]["plan"] == {"block_m": 64}
