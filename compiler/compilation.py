@@ -88,7 +88,10 @@ class Compilation:
                 place = self._place(examples)
                 if place.warning:
                     self._warn(place.warning)
-                sites[op] = self._compiled(name, outline(op, name), place, example_queries(op, sizes), dump)
+                queries, positions_first = example_queries(op, sizes), AttentionOp(op).positions_first is not None
+                sites[op] = self._compiled(
+                    name, outline(op, name), place, queries, dump, positions_first=positions_first
+                )
             except CompileError as problem:
                 failures[op.location] = problem.diagnostics[0].message
         return sites, failures
@@ -105,13 +108,17 @@ class Compilation:
             self.graph.notes.append(warning)
         warn_once(warning)
 
-    def _compiled(self, name: str, module: Operation, place: Place, queries: int | None, dump: Dump) -> Site:
+    def _compiled(
+        self, name: str, module: Operation, place: Place, queries: int | None, dump: Dump, *, positions_first: bool
+    ) -> Site:
         options = replace(self.options, backend=place.backend)
         key = (canonical_text(module), place.backend, self.compile_site)
         if key not in _kernels or not self.options.cache:
             compiled = self.compile_site(module, options, queries)
-            _kernels[key] = (compiled, register_site(compiled.runner))
-        compiled, number = _kernels[key]
+            _kernels[key] = (compiled, {})
+        compiled, numbers = _kernels[key]
+        if positions_first not in numbers:
+            numbers[positions_first] = register_site(compiled.runner, positions_first=positions_first)
         self.compiled[name] = compiled
         dump.module(name, "outline", module)
         _dump_kernel(dump, name, compiled.language, compiled.steps, compiled.kernel_source)
@@ -119,7 +126,7 @@ class Compilation:
             compiled.watch(
                 lambda which, steps, source: _dump_kernel(dump, f"{name}.{which}", compiled.language, steps, source)
             )
-        return Site(name, compiled, number, place.why)
+        return Site(name, compiled, numbers[positions_first], place.why)
 
     def _report(self, imported: Imported, sites: Mapping[Operation, Site], context: PassContext) -> None:
         for op, site in sites.items():
@@ -148,8 +155,8 @@ class Site:
         )  # fmt: skip
 
 
-_kernels: dict[tuple[str, str, SiteCompiler], tuple[CompiledSite, int]] = {}
-"""Compiled sites of this process by canonical text, backend and compiler."""
+_kernels: dict[tuple[str, str, SiteCompiler], tuple[CompiledSite, dict[bool, int]]] = {}
+"""Compiled sites of this process by canonical text, backend and compiler, and their numbers by the layout of out."""
 
 
 def example_sizes(graph_module: fx.GraphModule) -> Mapping[str, int]:

@@ -19,7 +19,8 @@ Runner: TypeAlias = Callable[
 """`runner(q, k, v, captures, want_lse) -> (out, lse)`.
 
 q is (B, H, M, D), k (B, K, N, D), v (B, K, N, E), with any strides; out (B, H, M, E) in q's dtype,
-contiguous; lse (B, H, M) in f32, empty where it is not wanted.
+contiguous; lse (B, H, M) in f32, empty where it is not wanted. A runner may have a method
+`with_positions_first()`: the same with out in memory as (B, M, H, E).
 """
 
 SCHEMA = (
@@ -27,12 +28,34 @@ SCHEMA = (
 )
 
 _runners: list[Runner] = []
+_positions_first: set[int] = set()
 
 
-def register_site(runner: Runner) -> int:
-    """The number under which graphs call `runner`, for the life of the process."""
-    _runners.append(runner)
-    return len(_runners) - 1
+def register_site(runner: Runner, *, positions_first: bool = False) -> int:
+    """The number under which graphs call `runner`, for the life of the process.
+
+    Where `positions_first`, out lies in memory as (B, M, H, E).
+    """
+    site = len(_runners)
+    _runners.append(_reordered(runner) if positions_first else runner)
+    if positions_first:
+        _positions_first.add(site)
+    return site
+
+
+def _reordered(runner: Runner) -> Runner:
+    """`runner` with out in memory as (B, M, H, E); by a copy where it cannot write it so itself."""
+    own: Callable[[], Runner] | None = getattr(runner, "with_positions_first", None)
+    if own is not None:
+        return own()
+
+    def copying(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        out, lse = runner(q, k, v, captures, want_lse)
+        return out.transpose(1, 2).contiguous().transpose(1, 2), lse
+
+    return copying
 
 
 def _attention(
@@ -45,7 +68,10 @@ def _fake_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: list[torch.Tensor], site: int, want_lse: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     batch, heads, length = q.shape[:3]
-    out = q.new_empty((batch, heads, length, v.shape[3]))
+    if site in _positions_first:
+        out = q.new_empty((batch, length, heads, v.shape[3])).transpose(1, 2)
+    else:
+        out = q.new_empty((batch, heads, length, v.shape[3]))
     return out, q.new_empty((batch, heads, length) if want_lse else (0,), dtype=torch.float32)
 
 

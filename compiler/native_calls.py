@@ -22,6 +22,8 @@ MOST_SCRATCH = 4096
 Sizes: TypeAlias = tuple[int, ...]
 Tensors: TypeAlias = tuple[torch.Tensor, ...]
 Results: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+Blanks: TypeAlias = tuple[torch.Tensor, torch.Tensor, bool]
+"""What out and lse are made like, as they lie in memory, and whether out's heads and positions are swapped then."""
 
 
 class Plan(Protocol):
@@ -47,6 +49,21 @@ class Layout:
     def contiguous(sizes: Sequence[int]) -> Layout:
         return Layout(tuple(sizes), tuple(math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))))
 
+    def with_positions_first(self) -> Layout:
+        """The layout of a tensor of the same (B, H, M, E) sizes that lies in memory as (B, M, H, E)."""
+        _, heads, rows, width = self.sizes
+        return Layout(self.sizes, (heads * rows * width, width, heads * width, 1))
+
+    @property
+    def memory(self) -> Sizes:
+        """The sizes in the order in which the axes lie in memory."""
+        batch, heads, rows, width = self.sizes
+        return (batch, rows, heads, width) if self.positions_first else self.sizes
+
+    @property
+    def positions_first(self) -> bool:
+        return self != Layout.contiguous(self.sizes)
+
     @property
     def elements(self) -> int:
         return math.prod(self.sizes)
@@ -61,7 +78,8 @@ class Nothing:
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor]) -> Results:
         lse = q.new_full(self.lse.sizes, float("-inf"), dtype=torch.float32)
-        return q.new_zeros(self.out.sizes), lse
+        out = q.new_zeros(self.out.memory)
+        return out.transpose(1, 2) if self.out.positions_first else out, lse
 
 
 class Block:
@@ -98,11 +116,10 @@ class Whole:
     A log-sum-exp that the kernel writes but that nobody asks for (`unread`) goes behind the block.
     """
 
-    __slots__ = ("_block", "_captured", "_like_lse", "_like_out", "_lse", "_no_lse", "_out", "_unread")
+    __slots__ = ("_block", "_captured", "_like_lse", "_like_out", "_lse", "_no_lse", "_out", "_swap", "_unread")
 
-    def __init__(
-        self, block: Block, like_out: torch.Tensor, like_lse: torch.Tensor, *, has_lse: bool, unread: bool = False
-    ) -> None:
+    def __init__(self, block: Block, results: Blanks, *, has_lse: bool, unread: bool = False) -> None:
+        like_out, like_lse, self._swap = results
         rest = block.positions[3:]
         count = 1 + (has_lse or unread)
         self._block, self._like_out, self._like_lse = block, like_out, like_lse
@@ -124,7 +141,7 @@ class Whole:
         elif self._unread:
             words[self._lse] = words.buffer_info()[0] + block.scratch_offset
         block.start(words)
-        return out, lse
+        return out.transpose(1, 2) if self._swap else out, lse
 
 
 class Split:
@@ -134,11 +151,10 @@ class Split:
     the first block where they are few, else in memory of their own.
     """
 
-    __slots__ = ("_captured", "_first", "_like_lse", "_like_out", "_merge", "_no_lse", "_own_memory", "_sizes")
+    __slots__ = ("_captured", "_first", "_like_lse", "_like_out", "_merge", "_no_lse", "_own_memory", "_sizes", "_swap")
 
-    def __init__(
-        self, first: Block, merge: Block, sizes: tuple[int, int], like_out: torch.Tensor, like_lse: torch.Tensor
-    ) -> None:
+    def __init__(self, first: Block, merge: Block, sizes: tuple[int, int], results: Blanks) -> None:
+        like_out, like_lse, self._swap = results
         self._first, self._merge, self._sizes = first, merge, sizes
         self._like_out, self._like_lse = like_out, like_lse
         self._captured, self._own_memory = first.positions[3:-2], sum(sizes) > first.scratch
@@ -162,7 +178,7 @@ class Split:
             lse = torch.empty_like(self._like_lse, memory_format=torch.contiguous_format)
             merged[merge.positions[3]] = lse.data_ptr()
         merge.start(merged)
-        return out, lse
+        return out.transpose(1, 2) if self._swap else out, lse
 
 
 def plan_call(loaded: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout) -> Plan:
@@ -170,7 +186,7 @@ def plan_call(loaded: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout) 
     q, k = tensors[:2]
     schedule, has_lse = loaded.schedule, loaded.kernel.lowered.has_lse
     inputs, results = [Layout.of(t) for t in tensors], [out, lse] if has_lse else [out]
-    like_out, like_lse = _blank(q, out.sizes, q.dtype), _blank(q, lse.sizes, torch.float32)
+    blanks = _blank(q, out.memory, q.dtype), _blank(q, lse.sizes, torch.float32), out.positions_first
     batch, heads, rows = q.shape[0], q.shape[1], q.shape[2]
     if schedule.folded:
         heads, rows = k.shape[1], rows * loaded.kernel.lowered.group
@@ -179,19 +195,21 @@ def plan_call(loaded: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout) 
     work = 2 * k.shape[2] * (q.numel() + out.elements)
     if not schedule.split:
         block = Block(loaded.functions[0], [*inputs, *results], programs, work)
-        return Whole(block, like_out, like_lse, has_lse=has_lse)
+        return Whole(block, blanks, has_lse=has_lse)
     count = split_count(batch, heads, tiles, k.shape[2], schedule)
     part_out, part_lse = (Layout.contiguous((count, *sizes)) for sizes in (out.sizes, out.sizes[:3]))
     alone = count == 1 and q.dtype == torch.float32
+    if alone:
+        part_out = Layout(part_out.sizes, (out.elements, *out.strides))
     wanted = part_out.elements * (not alone) + part_lse.elements
     first = Block(
         loaded.functions[0], [*inputs, part_out, part_lse], programs * count, work, wanted * (wanted <= MOST_SCRATCH)
     )
     if alone and (has_lse or first.scratch):
         # The only part is the result.
-        return Whole(first, like_out, like_lse, has_lse=has_lse, unread=not has_lse)
+        return Whole(first, blanks, has_lse=has_lse, unread=not has_lse)
     merge = Block(loaded.functions[1], [part_out, part_lse, *results], batch * heads * rows, 4 * part_out.elements)
-    return Split(first, merge, (part_out.elements, part_lse.elements), like_out, like_lse)
+    return Split(first, merge, (part_out.elements, part_lse.elements), blanks)
 
 
 def _blank(q: torch.Tensor, sizes: Sizes, dtype: torch.dtype) -> torch.Tensor:

@@ -36,8 +36,8 @@ def native_site(module: Operation, queries: int | None = None, *, cache: bool = 
 class NativeRunner:
     """`runner(q, k, v, captures, want_lse) -> (out, lse)` for one site; sizes and strides may be anything."""
 
-    def __init__(self, kernels: NativeKernels) -> None:
-        self.kernels = kernels
+    def __init__(self, kernels: NativeKernels, *, positions_first: bool = False) -> None:
+        self.kernels, self._positions_first = kernels, positions_first
         self._has_lse = kernels.has_lse
         self._inputs = kernels.inputs
         self._plans: dict[Any, Plan] = {}
@@ -59,6 +59,10 @@ class NativeRunner:
         out, lse = plan(q, k, v, captures)
         return out, lse.new_empty(0)
 
+    def with_positions_first(self) -> NativeRunner:
+        """The same kernels with out in memory as (B, M, H, E)."""
+        return NativeRunner(self.kernels, positions_first=True)
+
     def forget(self) -> None:
         """Let each call be worked out anew."""
         self._plans.clear()
@@ -68,6 +72,8 @@ class NativeRunner:
         self._check(tensors)
         q, k, v = tensors[:3]
         out = Layout.contiguous((*q.shape[:3], v.shape[3]))
+        if self._positions_first:
+            out = out.with_positions_first()
         lse = Layout.contiguous(q.shape[:3] if self._has_lse else (0,))
         plan: Plan
         if k.shape[2] == 0 or out.elements == 0:

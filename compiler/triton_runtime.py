@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -38,11 +38,16 @@ class KernelRunner:
     has_lse: bool
     where: Where
     launch: Callable[..., None] | None = None
+    positions_first: bool = False
     _loading: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         types = self.kernel.tensors[: -2 if self.has_lse else -1]
         self.inputs = Inputs(tuple(p.value for p in self.kernel.parameters[: len(types)]), types, self.group)
+
+    def with_positions_first(self) -> KernelRunner:
+        """The same kernel with out in memory as (B, M, H, E)."""
+        return replace(self, positions_first=True, _loading=threading.Lock())
 
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
@@ -53,7 +58,10 @@ class KernelRunner:
         tensors = (q, k, v, *captures)
         self._check(tensors)
         batch, heads, length = q.shape[:3]
-        out = torch.empty((batch, heads, length, v.shape[3]), dtype=q.dtype, device=q.device)
+        sizes = (batch, length, heads, v.shape[3]) if self.positions_first else (batch, heads, length, v.shape[3])
+        out = torch.empty(sizes, dtype=q.dtype, device=q.device)
+        if self.positions_first:
+            out = out.transpose(1, 2)
         lse = torch.empty((batch, heads, length) if self.has_lse else (0,), dtype=torch.float32, device=q.device)
         if want_lse and not self.has_lse:
             raise error("this kernel was compiled without log-sum-exp, which is asked for")

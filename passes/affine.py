@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..ir.attributes import Attribute, FloatAttr, IntegerAttr, IntegerType
@@ -10,6 +11,15 @@ from ..ir.dialects.arith import AddIOp, ConstantOp, ExtSIOp, IndexCastOp, MulIOp
 
 LARGEST = 2**30
 """No coefficient or constant may exceed this, so that no 32-bit sum the region computes can wrap."""
+HOLDS: Mapping[str, Callable[[int], bool]] = {
+    "eq": lambda d: d == 0,
+    "ne": lambda d: d != 0,
+    "slt": lambda d: d < 0,
+    "sle": lambda d: d <= 0,
+    "sgt": lambda d: d > 0,
+    "sge": lambda d: d >= 0,
+}
+"""Whether a comparison holds, by the difference of its sides."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ..ir.attributes import TensorType
+from ..ir.core import Operation
 from ..ir.dialects.aten import AtenOp
 from .pattern import Pattern, Rewriter, aten_pattern
+from .views import RESHAPES
 
 CASTS = ("_to_copy", "to.dtype", "to.dtype_layout", "to.device", "to.other", "type_as")
 
@@ -75,6 +77,25 @@ def drop_unit_factor(op: AtenOp, rw: Rewriter) -> bool:
     return rw.replace(op.operation, source)
 
 
+@aten_pattern(*RESHAPES, "flatten", "unflatten", "squeeze", "unsqueeze")
+def drop_round_trip(op: AtenOp, rw: Rewriter) -> bool:
+    """view(view(x, ...), shape of x)  →  x"""
+    if not isinstance(op.out.type, TensorType) or None in op.out.type.shape or _leaves_graph(op):
+        return rw.no_match("the result leaves the graph, or its size is unknown")
+    source = op.operand("self")
+    while source is not None and source.type != op.out.type:
+        before = source.defining_op
+        source = AtenOp(before).operand("self") if before is not None and _keeps_order(before) else None
+    if source is None:
+        return rw.no_match("no value before it has the same shape")
+    return rw.replace(op.operation, source)
+
+
+def _keeps_order(op: Operation) -> bool:
+    """Whether an operator only splits and merges axes."""
+    return op.dialect == "aten" and AtenOp(op).packet in (*RESHAPES, "flatten", "unflatten", "squeeze", "unsqueeze")
+
+
 ATEN_PATTERNS: tuple[Pattern, ...] = (
     drop_metadata_check,
     drop_dropout,
@@ -82,4 +103,5 @@ ATEN_PATTERNS: tuple[Pattern, ...] = (
     drop_identity_view,
     drop_full_slice,
     drop_unit_factor,
+    drop_round_trip,
 )

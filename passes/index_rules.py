@@ -14,6 +14,7 @@ from ..ir.define import Op
 from ..ir.dialects import arith, math
 from ..ir.dialects.aten import AtenOp
 from .index_function import Coordinates, IndexFunction, Rule, argument_list, tensor_type, view_coordinates
+from .index_rules_scans import SCAN_RULES
 from .region_math import Binary, RegionMath, Scalar, Unary, is_bool_scalar, literal_of
 
 # --- elementwise ---------------------------------------------------------------------------
@@ -341,6 +342,7 @@ def _embedding(f: IndexFunction, op: AtenOp, at: Coordinates) -> Scalar | None:
 
 
 RULES: Mapping[str, Rule] = {
+    **SCAN_RULES,
     "add": _add_like(negative=False),
     "sub": _add_like(negative=True),
     "rsub": _add_like(negative=True, swapped=True),

@@ -89,9 +89,11 @@ class Views:
 
 def permutation_of(op: Operation) -> tuple[Value, list[int]] | None:
     """The source and axis order of a transpose or permute."""
+    if op.dialect != "aten":
+        return None
     view = AtenOp(op)
     source = view.operand("self")
-    if op.dialect != "aten" or source is None or not isinstance(source.type, TensorType):
+    if source is None or not isinstance(source.type, TensorType):
         return None
     rank = source.type.rank
     order = list(range(rank))

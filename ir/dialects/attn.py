@@ -12,6 +12,7 @@ from ..attributes import (
     StringAttr,
     TensorType,
     Type,
+    UnitAttr,
     f32,
     i1,
     index,
@@ -123,7 +124,8 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
     Each takes the captures last. What `query`, `key` and `value` yield is rounded to the element
     type of their operand, as a tensor of it would be. The lse counts the sink; without one a row
     that keeps no key gives out 0 (before `output`) and lse -inf.
-    `structure` is what mask analysis proved, `schedule` what the planner chose.
+    `structure` is what mask analysis proved, `schedule` what the planner chose; where the result
+    is `positions_first`, it lies in memory as (B, M, H, E).
     """
 
     q, k, v = Operand(FLOAT_TENSOR_4D), Operand(FLOAT_TENSOR_4D), Operand(FLOAT_TENSOR_4D)
@@ -133,6 +135,7 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
     normaliser = Prop(StringAttr, default=StringAttr("softmax"))
     structure = Hint(DictAttr)
     schedule = Hint(DictAttr)
+    positions_first = Hint(UnitAttr)
     score = Body(optional=True)
     mask = Body(optional=True)
     weight, sink = Body(trailing=True), Body(trailing=True)
