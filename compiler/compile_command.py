@@ -25,7 +25,7 @@ from .host_cpu import host_target
 from .input_spec import parse_input
 from .native_support import native_problem
 from .options import RESTS
-from .target import load_target, parse_config
+from .target import KINDS, load_target, parse_config
 from .user_failure import FAILURES, failure
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def argument_parser(program: str, description: str | None) -> argparse.ArgumentP
     """What every command that captures a target understands."""
     parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
     add = parser.add_argument
-    add("subject", metavar="TARGET", help="file.py:object, package.module:object or hf:MODEL_TYPE")
+    add("subject", metavar="TARGET", help=KINDS)
     add("--config", default="", metavar="K=V,...", help="settings of an hf: model")
     add(
         "--input", action="append", default=[], metavar="NAME=DTYPE[SIZES]", help="q=f16[2,8,s,64]; letters are dynamic"
@@ -129,22 +129,24 @@ class Capture:
 
         from .backend import Backend
         from .input_spec import make_inputs
+        from .mlir_program import compile_program, names_program
         from .options import Options
         from .without_running import kernels_for
 
         arguments = self.arguments
         specs = [parse_input(text) for text in arguments.input]
+        options = Options(strict=arguments.strict, rest=arguments.rest, dump=arguments.dump)
+        compile_site = None if self.executes else kernels_for(self.target_device)
+        backend = Backend(options, compile_site, self.steps.append, "" if self.executes else self.target_device)
+        # Dynamo logs what fails inside it at length; the one line below says it.
+        logging.getLogger("torch").setLevel(logging.CRITICAL)
+        if names_program(arguments.subject):
+            return backend, *compile_program(arguments.subject, specs, backend, executes=self.executes)
         target = load_target(arguments.subject, parse_config(arguments.config))
         specs = specs or list(target.default_inputs)
         if not specs:
             raise error(f"'{arguments.subject}' needs inputs: --input NAME=DTYPE[SIZE,...] for each tensor it takes")
         positional, named = make_inputs(specs, largest_integer=target.largest_integer)
-        options = Options(strict=arguments.strict, rest=arguments.rest, dump=arguments.dump)
-        compile_site = None if self.executes else kernels_for(self.target_device)
-        device = "" if self.executes else self.target_device
-        backend = Backend(options, compile_site, self.steps.append, device)
-        # Dynamo logs what fails inside it at length; the one line below says it.
-        logging.getLogger("torch").setLevel(logging.CRITICAL)
         compiled: Any = torch.compile(target.call, backend=backend)  # pyright: ignore[reportUnknownMemberType]
 
         def eager() -> Any:

@@ -14,11 +14,13 @@ from ..ir.core import Operation
 from ..ir.diagnostics import CompileError, Diagnostic, error
 from ..ir.parser import parse_module
 from ..ir.printer import print_operation
+from ..ir.torch_text import resource_section
 from ..ir.verifier import verify
 from ..passes.manager import Pass, PassContext
 from ..passes.pipeline import Moment, PassPipeline, RunSettings, option_types, parse_pipeline, type_name
 from ..passes.registry import PASSES
 from .expected_diagnostics import compare
+from .signatures import signature
 
 SPLIT = "// -----"
 EVERY = "*"
@@ -109,7 +111,7 @@ class _Session:
 
     def _run_chunk(self, pipeline: PassPipeline, text: str, filename: str) -> tuple[str | None, int]:
         """The text after the passes, None after an error, and the exit code."""
-        context, output, failed = PassContext(), None, False
+        context, output, failed = PassContext(signatures=signature), None, False
         diagnostics: list[Diagnostic] = []
         try:
             output = self._transformed(pipeline, text, filename, context)
@@ -137,7 +139,7 @@ class _Session:
         verify(module, text, allow_unregistered=unregistered)
         if self.arguments.timing:
             self.stderr.writelines(f"{1e3 * seconds:10.3f} ms  {name}\n" for name, seconds in timing)
-        return self._text(module)
+        return self._text(module) + resource_section(text)
 
     def _text(self, module: Operation) -> str:
         return print_operation(module, locations=self.arguments.print_locations)

@@ -1,4 +1,4 @@
-"""Finds what to compile: `file.py:object`, `package.module:object` or `hf:MODEL_TYPE`."""
+"""Finds what to compile: `file.py:object`, `package.module:object`, `hf:MODEL_TYPE` or `exported.pt2`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any
 from ..ir.diagnostics import error
 from .input_spec import InputSpec
 from .user_failure import FAILURES, failure
+
+KINDS = "file.py:object, package.module:object, hf:MODEL_TYPE, exported.pt2 or model.mlir"
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,11 @@ def load_target(text: str, config: Mapping[str, Any] | None = None) -> Target:
         return _hugging_face(text[3:], dict(config or {}))
     if config:
         raise error(f"--config sets up a transformers model (hf:MODEL_TYPE), but the target is '{text}'")
+    if text.endswith(".pt2"):
+        return _exported(text, _load_exported(Path(text)))
     place, colon, name = text.rpartition(":")
     if not colon or not place or not name:
-        raise error(f"cannot read target '{text}': expected file.py:object, package.module:object or hf:MODEL_TYPE")
+        raise error(f"cannot read target '{text}': expected {KINDS}")
     module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place)
     found: Any = module
     for part in name.split("."):
@@ -44,9 +48,41 @@ def load_target(text: str, config: Mapping[str, Any] | None = None) -> Target:
         found = getattr(found, part)
     if isinstance(found, type):
         raise error(f"target '{text}' is a class; name a function, or an instance of it")
+    if _is_exported(found):
+        return _exported(name, found)
     if not callable(found):
         raise error(f"target '{text}' must be a function or a module, but is {type(found).__name__}")
     return Target(name, found)
+
+
+def _is_exported(found: object) -> bool:
+    """Whether an object is a program of torch.export; without PyTorch there are none."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and isinstance(found, torch.export.ExportedProgram)
+
+
+def _load_exported(path: Path) -> Any:
+    if not path.is_file():
+        raise error(f"file '{path}' does not exist")
+    torch: Any = importlib.import_module("torch")
+    try:
+        return torch.export.load(path)
+    except FAILURES as problem:
+        raise failure(f"'{path}' does not load as a program of torch.export", problem) from problem
+
+
+def _exported(name: str, program: Any) -> Target:
+    """A program of torch.export; where the user names no inputs, of the sizes it was exported with."""
+    from .torch_types import type_of_dtype
+
+    positional: Any
+    named: Any
+    positional, named = program.example_inputs or ((), {})
+    given: list[tuple[str | None, Any]] = [*((None, value) for value in positional), *named.items()]
+    if not all(hasattr(value, "dtype") for _, value in given):
+        return Target(name, program.module())
+    specs = [InputSpec(key, str(type_of_dtype(value.dtype)), tuple(value.shape)) for key, value in given]
+    return Target(name, program.module(), tuple(specs))
 
 
 def _close_to(name: str, known: list[str]) -> str:

@@ -18,6 +18,7 @@ from .core import Block, Operation, Region, Value
 from .diagnostics import CompileError, Diagnostic
 from .location import Location
 from .syntax import BlockSyntax, ModuleSyntaxError, OperationSyntax, UseSyntax, grammar, read_module
+from .torch_text import is_torch_text, read_torch_module, torch_grammar
 
 NAME_SCOPES = frozenset({"builtin.module", "func.func"})
 """Operations whose regions see no outer name and may use it again, to the real parser as to us."""
@@ -38,6 +39,11 @@ TERMINALS: Mapping[str, str] = {
     "DIALECT_ATTRIBUTE": "an attribute such as #a.b",
     "COMPACT_ARRAY": "array<...>",
     "SPLAT": "dense<...>",
+    "DENSE": "dense<...>",
+    "AFFINE_MAP": "affine_map<...>",
+    "TORCH_OP": "an operation such as torch.aten.matmul",
+    "CONSTANT": "a constant such as torch.constant.int",
+    "NONE": "torch.constant.none",
     "$END": "the end of the text",
 }
 """What the patterns of the grammar are called in messages; the other terminals are their own text."""
@@ -49,14 +55,16 @@ def parse_module(text: str, filename: str = "<stdin>") -> Operation:
     """The module written in `text`: its one `builtin.module`, or one around the operations there.
 
     Operations are located where their name stands, unless they carry a `loc(...)` of their own.
+    The `torch` dialect may be in the pretty form as well, as torch-mlir prints it.
     Raises CompileError at the first thing that is not the generic form of MLIR, or whose names
     and types do not fit together; the verifier says what is wrong beyond that.
     """
+    read, lark = (read_torch_module, torch_grammar) if is_torch_text(text) else (read_module, grammar)
     try:
         _check_nesting(text)
-        operations = _Reader(filename, read_module(text)).operations()
+        operations = _Reader(filename, read(text)).operations()
     except UnexpectedInput as problem:
-        raise _located(_in_words(problem, text), problem.line, problem.column, text, filename) from None
+        raise _located(_in_words(problem, text, lark()), problem.line, problem.column, text, filename) from None
     except ModuleSyntaxError as problem:
         where = problem.token
         raise _located(str(problem), where.line or 0, where.column or 0, text, filename, problem.earlier) from None
@@ -90,27 +98,29 @@ def _check_nesting(text: str) -> None:
 # --- errors of the grammar, in words ---------------------------------------------------------
 
 
-def _in_words(problem: UnexpectedInput, text: str) -> str:
+def _in_words(problem: UnexpectedInput, text: str, lark: Lark) -> str:
     if isinstance(problem, UnexpectedToken):
         token: Any = problem  # lark leaves the types of its errors open
-        return _bad_token(token.token, set(token.accepts or token.expected))
+        return _bad_token(token.token, set(token.accepts or token.expected), lark)
     if isinstance(problem, UnexpectedCharacters):
         character: Any = problem
-        return _bad_character(text, character.pos_in_stream, set(character.allowed or ()))
+        return _bad_character(text, character.pos_in_stream, set(character.allowed or ()), lark)
     return "the text ends too early"
 
 
-def _bad_token(token: Token, expected: set[str]) -> str:
+def _bad_token(token: Token, expected: set[str], lark: Lark) -> str:
     if token.type == "$END":
-        return f"{_expected(expected)}, but the text ends"
+        return f"{_expected(expected, lark)}, but the text ends"
+    if {"STRING", "TORCH_OP"} <= expected and token.type == "NAME":
+        return f"expected an operation of torch-mlir, or one with its name in quotes, but found '{_shortened(token)}'"
     if {"VALUE", "STRING"} <= expected and token.type == "NAME":
         return f"expected an operation in generic form, its name in quotes, but found '{_shortened(token)}'"
     if {"VALUE", "STRING"} <= expected and token.type in ("DIALECT_ATTRIBUTE", "DIALECT_TYPE"):
         return f"expected an operation, but found '{_shortened(token)}'; aliases are not supported"
-    return f"{_expected(expected)}, but found '{_shortened(token)}'"
+    return f"{_expected(expected, lark)}, but found '{_shortened(token)}'"
 
 
-def _bad_character(text: str, position: int, allowed: set[str]) -> str:
+def _bad_character(text: str, position: int, allowed: set[str], lark: Lark) -> str:
     character, before = text[position], text[position - 1 : position]
     if character == '"':
         return "this string has no closing quote on its line"
@@ -118,13 +128,11 @@ def _bad_character(text: str, position: int, allowed: set[str]) -> str:
         return "names hold no '-': write '_', or quote the key of a dictionary"
     if character == "/" and text[position + 1 : position + 2] == "*":
         return "comments begin with '//'"
-    return f"{_expected(allowed)}, but found {character!r}"
+    return f"{_expected(allowed, lark)}, but found {character!r}"
 
 
-def _expected(terminals: set[str]) -> str:
-    words = sorted(
-        {_word(grammar(), name) for name in terminals if name != "COMMENT" and not name.startswith("__IGNORE")}
-    )
+def _expected(terminals: set[str], lark: Lark) -> str:
+    words = sorted({_word(lark, name) for name in terminals if name != "COMMENT" and not name.startswith("__IGNORE")})
     if not words:
         return "this does not belong here"
     if len(words) > 6:

@@ -104,7 +104,7 @@ class OperationSyntax:
 def grammar() -> Lark:
     """The LALR parser for modules; built once, it takes a tenth of a second."""
     text = (Path(__file__).parent / "grammar.lark").read_text(encoding="utf-8")
-    return Lark(text, parser="lalr", start="module", transformer=_Records())
+    return Lark(text, parser="lalr", start="module", transformer=Records())
 
 
 def read_module(text: str) -> list[OperationSyntax]:
@@ -113,7 +113,7 @@ def read_module(text: str) -> list[OperationSyntax]:
     return parser.parse(text)
 
 
-def _read(read: Callable[..., T], token: Token, *more: Attribute | None) -> T:
+def read_token(read: Callable[..., T], token: Token, *more: Attribute | None) -> T:
     """What `read` makes of the token, or its problem at the token's place."""
     try:
         return read(str(token), *more)
@@ -128,18 +128,18 @@ def _small_number(token: Token, what: str, least: int) -> int:
     return int(digits)
 
 
-def _present(children: Children) -> Children:
+def present(children: Children) -> Children:
     return [child for child in children if child is not None]
 
 
-class _Records(Transformer[Token, Any]):
+class Records(Transformer[Token, Any]):
     """One method a rule of the grammar; lark calls it when the rule is complete."""
 
     module = results = uses = regions = list
 
     def operation(self, children: Children) -> OperationSyntax:
         results, token, uses, successors, properties, regions, attributes, type_, location = children
-        name = _read(string_value, token)
+        name = read_token(string_value, token)
         if successors is not None:
             raise ModuleSyntaxError("branches to other blocks are not supported", successors)
         if not name:
@@ -179,14 +179,14 @@ class _Records(Transformer[Token, Any]):
         return BlockSyntax(None, (), children) if children else None
 
     def region(self, children: Children) -> list[BlockSyntax]:
-        return _present(children)
+        return present(children)
 
     def block(self, children: Children) -> BlockSyntax:
         label, arguments, *operations = children
         return BlockSyntax(label, arguments or (), operations)
 
     def block_arguments(self, children: Children) -> list[ArgumentSyntax]:
-        return _present(children)
+        return present(children)
 
     def block_argument(self, children: Children) -> ArgumentSyntax:
         name, type_, _ = children
@@ -196,7 +196,7 @@ class _Records(Transformer[Token, Any]):
 
     def dictionary(self, children: Children) -> DictAttr:
         entries: dict[str, Attribute] = {}
-        for token, key, value in _present(children):
+        for token, key, value in present(children):
             if key in entries:
                 raise ModuleSyntaxError(f"key '{key}' is given twice", token)
             entries[key] = value
@@ -204,7 +204,7 @@ class _Records(Transformer[Token, Any]):
 
     def entry(self, children: Children) -> tuple[Token, str, Attribute]:
         token, value = children
-        key = _read(string_value, token) if token.startswith('"') else str(token)
+        key = read_token(string_value, token) if token.startswith('"') else str(token)
         if not key:
             raise ModuleSyntaxError("a key must not be empty", token)
         return token, key, UnitAttr() if value is None else value
@@ -214,55 +214,55 @@ class _Records(Transformer[Token, Any]):
 
     def number(self, children: Children) -> Attribute:
         token, type_ = children
-        return _read(number, token, type_)
+        return read_token(number, token, type_)
 
     def string(self, children: Children) -> StringAttr:
-        return StringAttr(_read(string_value, children[0]))
+        return StringAttr(read_token(string_value, children[0]))
 
     def symbol(self, children: Children) -> SymbolRefAttr:
         token, nested = children
         if nested is not None:
             raise ModuleSyntaxError("references to nested symbols are not supported", nested)
         name = token[1:]
-        return SymbolRefAttr(_read(string_value, token.update(value=name)) if name.startswith('"') else name)
+        return SymbolRefAttr(read_token(string_value, token.update(value=name)) if name.startswith('"') else name)
 
     def array(self, children: Children) -> ArrayAttr:
-        return ArrayAttr(tuple(_present(children)))
+        return ArrayAttr(tuple(present(children)))
 
     def compact_array(self, children: Children) -> Attribute:
-        return _read(compact_array, children[0])
+        return read_token(compact_array, children[0])
 
     def splat(self, children: Children) -> Attribute:
         token, type_ = children
-        return _read(splat, token, type_)
+        return read_token(splat, token, type_)
 
     def dialect_attribute(self, children: Children) -> Attribute:
-        return _read(dialect_attribute, children[0])
+        return read_token(dialect_attribute, children[0])
 
     def word(self, children: Children) -> Attribute:
         """`true`, `false`, `unit`, or a type that is one word."""
         (token,) = children
         if token in ("true", "false"):
             return IntegerAttr(int(token == "true"), i1)
-        return UnitAttr() if token == "unit" else _read(plain_type, token)
+        return UnitAttr() if token == "unit" else read_token(plain_type, token)
 
     # --- types -------------------------------------------------------------------------------
 
     def plain_type(self, children: Children) -> Type:
-        return _read(plain_type, children[0])
+        return read_token(plain_type, children[0])
 
     def shaped_type(self, children: Children) -> Type:
-        return _read(shaped_type, children[0])
+        return read_token(shaped_type, children[0])
 
     def dialect_type(self, children: Children) -> Type:
-        return _read(dialect_type, children[0])
+        return read_token(dialect_type, children[0])
 
     def function_type(self, children: Children) -> FunctionType:
         inputs, results = children
         return FunctionType(inputs, results)
 
     def type_list(self, children: Children) -> tuple[Type, ...]:
-        return tuple(_present(children))
+        return tuple(present(children))
 
     def one_result(self, children: Children) -> tuple[Type, ...]:
         return tuple(children)
@@ -278,7 +278,7 @@ class _Records(Transformer[Token, Any]):
     def place_in_file(self, children: Children) -> Location:
         file, line, column = children
         at_line, at_column = _small_number(line, "a line", 0), _small_number(column, "a column", 0)
-        return Location(_read(string_value, file), at_line, at_column) if at_line else UNKNOWN
+        return Location(read_token(string_value, file), at_line, at_column) if at_line else UNKNOWN
 
     def named_place(self, children: Children) -> Location:
         return children[1] or UNKNOWN

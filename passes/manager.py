@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from ..ir.core import Operation
 from ..ir.diagnostics import Diagnostic
+from ..ir.dialects.aten_schema import Signatures, no_signatures
 from ..ir.location import Location
 
 
@@ -23,11 +24,12 @@ class Miss:
 
 @dataclass
 class PassContext:
-    """What a pass may know and say besides the IR: statistics, remarks and misses."""
+    """What a pass may know and say besides the IR: schemas; statistics, remarks and misses."""
 
     statistics: Counter[str] = field(default_factory=Counter[str])
     remarks: list[Diagnostic] = field(default_factory=list[Diagnostic])
     misses: list[Miss] = field(default_factory=list[Miss])
+    signatures: Signatures = no_signatures
 
     def remark(self, op: Operation, message: str) -> None:
         """Tell the user something about `op`."""

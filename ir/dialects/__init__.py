@@ -16,8 +16,11 @@ from .math import MATH
 from .scf import SCF
 from .tensor import TENSOR
 from .tile import TILE
+from .torch import TORCH
 
-DIALECTS: Mapping[str, Dialect] = {d.name: d for d in (BUILTIN, FUNC, ARITH, MATH, SCF, TENSOR, ATEN, FX, ATTN, TILE)}
+DIALECTS: Mapping[str, Dialect] = {
+    d.name: d for d in (BUILTIN, FUNC, ARITH, MATH, SCF, TENSOR, ATEN, FX, TORCH, ATTN, TILE)
+}
 
 
 def op_class(operation: Operation) -> type[Op] | None:
