@@ -23,10 +23,11 @@ from ..ir.attributes import (
     StringAttr,
 )
 from ..ir.core import Block, Operation, Region, Value
-from ..ir.dialects.aten import Argument, aten_op
+from ..ir.dialects.aten import Argument, YieldOp, aten_op
 from ..ir.dialects.builtin import ModuleOp
 from ..ir.dialects.func import FuncOp, ReturnOp
 from ..ir.location import UNKNOWN, Location
+from .flex_import import FLEX, flex_arguments, flex_functions, is_flex
 from .schema import as_lists, encode_constant, map_leaves, named_arguments, op_name, without_defaults
 from .torch_types import known_number, type_of_value
 
@@ -146,19 +147,38 @@ class _Reader:
         val = node.meta.get("val")
         examples = cast("Sequence[Any]", val) if is_list(node) else [] if _computes_nothing(node) else [val]
         types = [type_of_value(example) for example in examples]
-        arguments = without_defaults(node.target, named_arguments(node))
+        arguments = flex_arguments(node) if is_flex(node) else without_defaults(node.target, named_arguments(node))
         literal = _literal(node)
         if node.op == "get_attr":
             arguments = {"target": str(node.target)} if literal is None else literal
         encoded = {key: self._argument(value) for key, value in arguments.items()}
         op = aten_op("", encoded, types, location_of(node), {FX_HINT: StringAttr(node.name)})
-        name = op_name(node) if literal is None else "aten.full"
+        name = FLEX if is_flex(node) else op_name(node) if literal is None else "aten.full"
         op.name = f"fx.{name}" if self.hide(name, op.location) or not is_readable(op) else name
+        for graph_module, positions, buffers in flex_functions(node) if op.name == FLEX else ():
+            op.regions.append(self._function(graph_module, positions, buffers))
+            op.regions[-1].parent = op
         self.block.append(op)
         self.values[node] = op.results
         self.originals[node.name] = (op.name, dict(op.properties))
         for result in op.results:
             result.name_hint = node.name
+
+    def _function(self, graph_module: fx.GraphModule, positions: int, buffers: Sequence[Any]) -> Region:
+        """The region of a function that an operator holds; the buffers it captures are values of the graph around."""
+        reader = _Reader(self.hide)
+        for node in graph_module.graph.nodes:
+            if node.op == "placeholder" and len(reader.values) >= positions:
+                buffer = buffers[len(reader.values) - positions]
+                reader.values[node] = self.values.get(buffer, [])
+            elif node.op == "output":
+                (result,) = node.all_input_nodes
+                reader.block.append(YieldOp.create([reader.values[result][0]]).operation)
+            else:
+                reader.read(node)
+        for op in reader.block.ops:
+            op.attributes.pop(FX_HINT, None)
+        return Region([reader.block])
 
     def _argument(self, value: Any) -> Argument:
         return cast(Argument, as_lists(map_leaves(value, self._leaf)))

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
+from .flex_import import flex_arguments, is_flex
 from .torch_types import known_number
 
 _SOFTMAX = ("softmax", "_softmax", "_safe_softmax")
@@ -20,7 +21,8 @@ _PRODUCTS = ("matmul", "bmm", "baddbmm", "mm", "einsum")
 def specialise_head_dims(graph_module: fx.GraphModule) -> int:
     """Fix the last sizes of every query, key and value in a graph; return how many were symbolic.
 
-    Numbers of heads that differ between two of them are fixed as well: their ratio is compiled in.
+    Numbers of heads that differ between two of them are fixed as well, and the block sizes of a
+    flex_attention: ratios to them are compiled in.
     """
     widths: list[Any] = []
     heads: list[Any] = []
@@ -33,6 +35,9 @@ def specialise_head_dims(graph_module: fx.GraphModule) -> int:
             widths += [_last_size(p.args[0]) for p in products]
             heads += [size for p in products for size in _different_heads(p)]
             widths += [_last_size(p) for p in _nearest_products(node, forward=True)]
+        elif is_flex(node):
+            widths += [_last_size(argument) for argument in node.args[:3]] + _block_sizes(node)
+            heads += _different_heads(node)
     symbolic = [
         w
         for w in (*widths, *_inputs_of(heads, graph_module))
@@ -51,6 +56,13 @@ def _packet(node: fx.Node) -> str:
 def _last_size(argument: Any) -> Any:
     example = argument.meta.get("val") if isinstance(argument, fx.Node) else None
     return example.shape[-1] if isinstance(example, torch.Tensor) and example.dim() else None
+
+
+def _block_sizes(node: fx.Node) -> list[Any]:
+    """How many queries and keys the blocks of a flex_attention have: divisors that a kernel's loops are made for."""
+    arguments = flex_arguments(node)
+    given = [arguments[name] for name in ("q_block", "kv_block")]
+    return [size.meta.get("val") if isinstance(size, fx.Node) else size for size in given]
 
 
 def _different_heads(product: fx.Node) -> list[Any]:

@@ -127,11 +127,14 @@ class IndexFunction:
         parts, merged_sizes = self._parts.get(flat, ([], []))
         if parts and merged_sizes == list(sizes):
             return list(parts)
-        coordinates: list[Value] = []
+        coordinates, rest = list[Value](), flat
         for size in reversed(sizes):
-            coordinates.insert(0, self._divide("rem", flat, size))
-            flat = self._divide("div", flat, size)
-        return [flat, *coordinates]
+            coordinates.insert(0, self._divide("rem", rest, size))
+            rest = self._divide("div", rest, size)
+        found = [rest, *coordinates]
+        # What is split here and merged again, as around the addition of a mask, is what it was.
+        self._merged.setdefault(tuple(zip(found, (1, *sizes), strict=True)), flat)
+        return found
 
     def _divide(self, what: str, flat: Value, size: int) -> Value:
         if size == 1:
@@ -156,24 +159,48 @@ def view_coordinates(
 ) -> Coordinates | None:
     """Coordinates in `source` of an element of its reshape `target`; None where sizes do not tell.
 
-    Axes of size 1 and equal sizes at both ends map to each other; what remains in the middle is
-    taken as one flat index, so all its sizes but the first must be constants.
+    Axes of size 1 and equal sizes at both ends map to each other; what remains in the middle falls
+    into the shortest groups of axes that hold equally many elements, and each group is taken as one
+    flat index, so all its sizes but the first must be constants.
     """
     inner = [(d, c) for d, c in zip(target.shape, coordinates, strict=True) if d != 1]
     dims = [d for d in source.shape if d != 1]
     head = _common_length([d for d, _ in inner], dims)
     tail = _common_length([d for d, _ in reversed(inner[head:])], list(reversed(dims[head:])))
-    middle = inner[head : len(inner) - tail]
-    sizes_out, sizes_in = [d for d, _ in middle[1:]], dims[head + 1 : len(dims) - tail]
-    if not all(isinstance(d, int) for d in (*sizes_out, *sizes_in)):
-        return None
     mapped = [c for _, c in inner[:head]]
-    if len(dims) - tail > head:
-        flat = function.merge([c for _, c in middle], [d for d in sizes_out if isinstance(d, int)])
+    for outside, inside in _groups(inner[head : len(inner) - tail], dims[head : len(dims) - tail]):
+        sizes_out, sizes_in = [d for d, _ in outside[1:]], inside[1:]
+        if not all(isinstance(d, int) for d in (*sizes_out, *sizes_in)):
+            return None
+        flat = function.merge([c for _, c in outside], [d for d in sizes_out if isinstance(d, int)])
         mapped += function.split(flat, [d for d in sizes_in if isinstance(d, int)])
     mapped += [c for _, c in inner[len(inner) - tail :]]
     left = iter(mapped)
     return tuple(function.zero() if d == 1 else next(left) for d in source.shape)
+
+
+def _groups(
+    outside: Sequence[tuple[Dim, Value]], inside: Sequence[Dim]
+) -> list[tuple[Sequence[tuple[Dim, Value]], Sequence[Dim]]]:
+    """Both sides cut wherever equally many elements follow, as far as sizes from the end are constants."""
+    mine, theirs = _ends([d for d, _ in outside]), _ends(inside)
+    cuts = [(mine[count], theirs[count]) for count in sorted(mine.keys() & theirs.keys(), reverse=True)]
+    starts = [(0, 0), *(cut for cut in cuts if 0 not in cut)]
+    ends = [*starts[1:], (len(outside), len(inside))]
+    return [(outside[a:c], inside[b:d]) for (a, b), (c, d) in zip(starts, ends, strict=True) if b < d]
+
+
+def _ends(sizes: Sequence[Dim]) -> dict[int, int]:
+    """Where the axes begin that hold a number of elements together, by that number; without the empty end."""
+    found: dict[int, int] = {}
+    count = 1
+    for axis in reversed(range(len(sizes))):
+        size = sizes[axis]
+        if not isinstance(size, int):
+            break
+        count *= size
+        found[count] = axis
+    return found
 
 
 def _common_length(a: Sequence[Dim], b: Sequence[Dim]) -> int:

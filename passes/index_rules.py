@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..ir.attributes import TensorType, Type, is_float
+from ..ir.attributes import TensorType, Type, index, is_float
 from ..ir.core import Value
 from ..ir.define import Op
 from ..ir.dialects import arith, math
 from ..ir.dialects.aten import AtenOp
 from .index_function import Coordinates, IndexFunction, Rule, argument_list, tensor_type, view_coordinates
+from .index_rules_bits import BIT_RULES
 from .index_rules_scans import SCAN_RULES
+from .index_rules_sums import SUM_RULES
 from .region_math import Binary, RegionMath, Scalar, Unary, is_bool_scalar, literal_of
 
 # --- elementwise ---------------------------------------------------------------------------
@@ -78,6 +80,14 @@ def _divide(f: IndexFunction, op: AtenOp, at: Coordinates) -> Scalar | None:
     if mode == "floor":
         return f.math.floor_divide(x, y)
     return f.math.truncated_divide(x, y) if mode == "trunc" else f.math.true_divide(x, y)
+
+
+def _remainder(m: RegionMath, x: Scalar, y: Scalar) -> Scalar:
+    """x % y; as the remainder of a view's coordinates where x is a position and y a positive constant."""
+    count = literal_of(y)
+    if isinstance(x, Value) and x.type == index and isinstance(count, int) and count > 0 and never_negative(x):
+        return m.builder.binary(arith.RemSIOp, x, m.builder.index(count))
+    return m.remainder(x, y)
 
 
 def _power(f: IndexFunction, op: AtenOp, at: Coordinates) -> Scalar | None:
@@ -343,6 +353,8 @@ def _embedding(f: IndexFunction, op: AtenOp, at: Coordinates) -> Scalar | None:
 
 RULES: Mapping[str, Rule] = {
     **SCAN_RULES,
+    **BIT_RULES,
+    **SUM_RULES,
     "add": _add_like(negative=False),
     "sub": _add_like(negative=True),
     "rsub": _add_like(negative=True, swapped=True),
@@ -350,7 +362,7 @@ RULES: Mapping[str, Rule] = {
     "div": _divide,
     "true_divide": _divide,
     "floor_divide": binary(lambda m, x, y: m.floor_divide(x, y)),
-    "remainder": binary(lambda m, x, y: m.remainder(x, y)),
+    "remainder": binary(_remainder),
     "pow": _power,
     "neg": unary(_negate),
     "abs": unary(lambda m, x: m.absolute(x)),
@@ -372,6 +384,8 @@ RULES: Mapping[str, Rule] = {
     "relu": unary(lambda m, x: _maximum(m, x, 0)),
     "maximum": binary(_maximum),
     "minimum": binary(_minimum),
+    "max": binary(_maximum),
+    "min": binary(_minimum),
     "clamp": _clamp,
     "clamp_min": _clamp,
     "clamp_max": _clamp,
@@ -387,7 +401,6 @@ RULES: Mapping[str, Rule] = {
     "logical_or": logical(arith.OrIOp),
     "logical_xor": logical(arith.XOrIOp),
     "logical_not": unary(lambda m, x: m.negate(x)),
-    "bitwise_not": unary(lambda m, x: m.negate(x) if is_bool_scalar(x) else None),
     "__and__": bitwise(arith.AndIOp),
     "__or__": bitwise(arith.OrIOp),
     "__xor__": bitwise(arith.XOrIOp),

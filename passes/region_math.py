@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from ..ir.attributes import FloatAttr, FloatType, IndexType, IntegerAttr, Type, f32, i1, i32, i64, index
+from ..ir.attributes import FloatAttr, FloatType, IndexType, IntegerAttr, IntegerType, Type, f32, i1, i32, i64, index
 from ..ir.builder import Builder
 from ..ir.core import Value
 from ..ir.define import Op
@@ -85,8 +85,10 @@ class RegionMath:
             return x
         if isinstance(x.type, IndexType) or isinstance(type_, IndexType):
             return self._cast(arith.IndexCastOp, x, type_)
-        widen = x.type in (i1, i32) and type_ == i64
-        return self._cast(arith.ExtSIOp if widen else arith.TruncIOp, x, type_)
+        assert isinstance(x.type, IntegerType) and isinstance(type_, IntegerType)
+        if x.type.width > type_.width:
+            return self._cast(arith.TruncIOp, x, type_)
+        return self._cast(arith.ExtSIOp if x.type.signed else arith.ExtUIOp, x, type_)
 
     def _resize_float(self, x: Value) -> Value:
         assert isinstance(x.type, FloatType)

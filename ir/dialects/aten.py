@@ -26,6 +26,7 @@ from ..attributes import (
     i64,
 )
 from ..core import Operation, Value
+from ..define import Op, Operand
 from ..dialect import Dialect
 from ..location import UNKNOWN, Location
 
@@ -150,6 +151,12 @@ def aten_op(
     return Operation.create(f"aten.{name}", operands, result_types, properties, (), attributes, location)
 
 
+class YieldOp(Op, name="fx.yield", terminator=True):
+    """The value of a function that a captured operator holds, as `aten.flex_attention` does."""
+
+    value = Operand()
+
+
 ATEN = Dialect("aten", (), open_=True)
-FX = Dialect("fx", (), open_=True)
+FX = Dialect("fx", (YieldOp,), open_=True)
 """What fx graphs hold beside ATen: symbolic arithmetic, attributes, other libraries' ops."""

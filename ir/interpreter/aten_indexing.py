@@ -76,6 +76,36 @@ def index(a: Arguments) -> Array:
     return np.asarray(a.array("self")[tuple(slice(None) if i is None else np.asarray(i) for i in given)])
 
 
+def scatter_value(a: Arguments) -> Array:
+    """`value` at the positions along `dim` that `index` names."""
+    out, axis, index = a.array("self").copy(), a.integer("dim"), a.array("index")
+    axis %= out.ndim
+    _check(a, index, out.shape[axis], axis)
+    mesh: list[Array] = list(np.indices(index.shape, sparse=True))
+    mesh[axis] = index
+    out[tuple(mesh)] = a.required("value")
+    return out
+
+
+def index_put(a: Arguments) -> Array:
+    """`values` at broadcast index tensors; of several for one element the last."""
+    if a.flag("accumulate"):
+        a.fail("cannot add values up here")
+    out = a.array("self").copy()
+    given = a.required("indices")
+    out[tuple(slice(None) if i is None else np.asarray(i) for i in given)] = a.array("values")
+    return out
+
+
+def argsort(a: Arguments) -> Array:
+    """The positions that put `self` in order, equal elements in the order they have."""
+    axis, data = a.integer("dim", -1), a.wide("self")
+    if not a.flag("descending"):
+        return np.argsort(data, axis=axis, kind="stable")
+    last = np.argsort(np.flip(data, axis), axis=axis, kind="stable")
+    return np.flip(data.shape[axis] - 1 - last, axis)
+
+
 CREATION: Mapping[str, Meaning] = {
     "arange": arange,
     "arange.start": arange,
@@ -100,5 +130,8 @@ INDEXING: Mapping[str, Meaning] = {
     "index_select": index_select,
     "gather": gather,
     "index.Tensor": index,
+    "index_put": index_put,
+    "scatter.value": scatter_value,
+    "argsort.stable": argsort,
     "sym_size.int": lambda a: np.asarray(a.array("self").shape[a.integer("dim")]),
 }

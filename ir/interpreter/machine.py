@@ -18,6 +18,7 @@ from .arith import ARITH
 from .aten import ATEN
 from .attn import ATTN
 from .call import Array, Call, Handler
+from .flex import flex_attention, get_attr
 from .fx import FX
 from .math import MATH
 from .rounding import fits, round_array
@@ -25,7 +26,8 @@ from .scf import SCF
 from .tensor import TENSOR
 from .tile import TILE
 
-HANDLERS: Mapping[str, Handler] = {**ARITH, **MATH, **SCF, **TENSOR, **ATEN, **FX, **ATTN, **TILE}
+FLEX: Mapping[str, Handler] = {"aten.flex_attention": flex_attention, "fx.get_attr": get_attr}
+HANDLERS: Mapping[str, Handler] = {**ARITH, **MATH, **SCF, **TENSOR, **ATEN, **FX, **FLEX, **ATTN, **TILE}
 ALIASES = frozenset({SliceOp.op_name, GroupRowsOp.op_name})
 """Ops whose result is the memory of their operand, so that stores reach it."""
 

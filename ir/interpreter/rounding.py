@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ..attributes import FloatType, IndexType, IntegerType, TensorType, Type, bf16, element_type
+from ..attributes import DialectType, FloatType, IndexType, IntegerType, NoneType, TensorType, Type, bf16, element_type
 from ..diagnostics import error
 from .call import Array
 
@@ -20,7 +20,7 @@ TF32_DROPPED_BITS = 13
 def numpy_dtype(type_: Type, precise: bool = False) -> np.dtype[np.generic]:
     """The numpy type that holds elements of `type_`. Fails on a type numpy cannot hold."""
     match element_type(type_):
-        case IntegerType(1):
+        case IntegerType(1) | NoneType():
             return np.dtype(np.bool_)
         case IntegerType(width, signed) if width in INTEGER_WIDTHS:
             return np.dtype(f"{'int' if signed else 'uint'}{width}")
@@ -28,6 +28,8 @@ def numpy_dtype(type_: Type, precise: bool = False) -> np.dtype[np.generic]:
             return np.dtype(np.int64)
         case FloatType(name) if name in FLOATS:
             return np.dtype(np.float64 if precise else FLOATS[name])
+        case DialectType("aten.complex64"):
+            return np.dtype(np.complex128 if precise else np.complex64)
         case _:
             raise error(f"the interpreter has no numbers of type {element_type(type_)}")
 
@@ -59,7 +61,9 @@ def _bits_rounded_to_odd(data: Array) -> NDArray[np.uint32]:
 
 
 def wide(data: Array) -> Array:
-    """`data` in the type that results are computed in before rounding: float64, int64 or bool."""
+    """`data` in the type that results are computed in before rounding: float64, complex128, int64 or bool."""
+    if data.dtype.kind == "c":
+        return data.astype(np.complex128, copy=False)
     if data.dtype.kind == "f":
         return data.astype(np.float64, copy=False)
     return data if data.dtype.kind == "b" else data.astype(np.int64, copy=False)
