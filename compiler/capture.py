@@ -14,8 +14,8 @@ import torch
 from torch import fx
 
 from ..ir.diagnostics import error
-from .fx_import import location_of
 from .in_place import write_in_place
+from .inline_vmap import inline_vmaps
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,11 @@ def capture(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     from torch._functorch.aot_autograd import aot_export_module
 
     _refuse_autocast(gm)
-    _refuse_higher_order(gm)
     depth = _transform_depth()
     try:
+        inline_vmaps(gm)
+        _drop_idle_dropout(gm)
+        _specialise_floats(gm)
         exported = aot_export_module(gm, list(examples), trace_joint=False, pre_dispatch=True)
     except Exception as problem:
         # An export that fails inside vmap does not leave it, and Dynamo's guards would notice.
@@ -123,15 +125,6 @@ def _refuse_autocast(gm: fx.GraphModule) -> None:
         raise error("autocast is not supported: convert the model to the dtype instead")
 
 
-def _refuse_higher_order(gm: fx.GraphModule) -> None:
-    """Operators that hold functions of their own have no form in the IR, nor can all be exported."""
-    for node in gm.graph.nodes:
-        if getattr(node.target, "__name__", "") == "flex_attention":
-            raise error(
-                "flex_attention is not read yet: write its score_mod and mask_mod on the scores", location_of(node)
-            )
-
-
 def _aliases_of(gm: fx.GraphModule, mutated: Sequence[int]) -> tuple[Alias, ...]:
     """The outputs of `gm` that are views of an input it mutates.
 
@@ -178,6 +171,45 @@ def _bind(graph_module: fx.GraphModule, node: fx.Node, original: fx.GraphModule,
     attribute.meta = dict(node.meta)
     node.replace_all_uses_with(attribute)
     graph_module.graph.erase_node(node)
+
+
+def _drop_idle_dropout(gm: fx.GraphModule) -> None:
+    """Replace each dropout that is not at work by its input, which it returns itself.
+
+    The functional graph would take the result for a tensor of its own, that nobody may write to.
+    """
+    for node in list(gm.graph.nodes):
+        if node.op == "call_function" and node.target in (torch.nn.functional.dropout, torch.dropout):
+            names = ("input", "p", "training" if node.target is torch.nn.functional.dropout else "train")
+            given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+            if given.get(names[2]) is False or given.get("p") == 0:
+                node.replace_all_uses_with(given["input"])
+                gm.graph.erase_node(node)
+    gm.recompile()
+
+
+def _specialise_floats(gm: fx.GraphModule) -> None:
+    """Fix the numbers that Dynamo passes as inputs since it met a second value, such as scales.
+
+    The export cannot trace them. Reading one makes PyTorch guard it: another value is another capture.
+    """
+    for node in list(gm.graph.nodes):
+        number = node.meta.get("example_value")
+        if node.op == "call_method" and node.target == "item" and isinstance(number, torch.SymFloat) and _known(number):
+            fixed = float(number)
+
+            def constant(leaf: Any, old: fx.Node = node, new: float = fixed) -> Any:
+                return new if leaf is old else leaf
+
+            for user in list(node.users):
+                user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), constant)
+            gm.graph.erase_node(node)
+    gm.recompile()
+
+
+def _known(number: torch.SymFloat) -> bool:
+    """Whether a number has a value now; what a tensor computes has none before it is run."""
+    return bool(cast(Any, number).node.has_hint())
 
 
 def _drop_metadata_checks(graph_module: fx.GraphModule) -> None:

@@ -11,21 +11,18 @@ from ..ir.diagnostics import CompileError
 from ..ir.location import Location
 from ..passes.manager import PassContext
 from ..passes.raise_attention import NOT_ATTENTION
+from .between_products import between_products, feeds_product
 from .fx_import import location_of
 from .report import GraphReport
 
 ATTENTION_OPS = frozenset(
-    f"aten.{name}" for name in ("softmax.int", "_softmax", "_safe_softmax", "scaled_dot_product_attention")
+    f"aten.{name}"
+    for name in ("softmax.int", "_softmax", "_safe_softmax", "scaled_dot_product_attention", "flex_attention")
 )
+BY_HAND, HAND = frozenset(("aten.div.Tensor", "aten.mul.Tensor")), "by hand: "
+"""Operators that may normalise by hand, and how the reason begins where one does and is not raised."""
 WHOLE_LAYERS = frozenset(("aten._transformer_encoder_layer_fwd", "aten._native_multi_head_attention"))
 """Operators that hold attention among other things, which PyTorch's modules use when they infer."""
-_PRODUCTS = frozenset(("matmul", "bmm", "mm", "baddbmm", "einsum"))
-_BETWEEN = frozenset((
-    "mul", "div", "add", "sub", "where", "masked_fill", "nan_to_num", "dropout", "_to_copy", "to", "type_as",
-    "view", "_unsafe_view", "reshape", "expand", "unsqueeze", "squeeze", "transpose", "permute", "t",
-    "clone", "contiguous", "alias", "detach", "slice", "narrow",
-))  # fmt: skip
-"""What may stand between the attention weights and their product with the values."""
 
 
 def refusal(op: Operation, context: PassContext, hidden: Mapping[Location, str]) -> str | None:
@@ -39,27 +36,20 @@ def refusal(op: Operation, context: PassContext, hidden: Mapping[Location, str])
             "PyTorch's fast path runs a whole layer as one operator; "
             "call torch.backends.mha.set_fastpath_enabled(False) before the first call"
         )
+    if name in BY_HAND:
+        said = [m.reason for m in context.misses if m.location == op.location and m.reason.startswith(HAND)]
+        return f"a softmax by hand: {said[-1].removeprefix(HAND)}" if said else None
     if name not in ATTENTION_OPS or not op.results[0].uses:
         return None
     if op.name != name:
         return hidden.get(op.location, "an argument has no form in the IR")
     misses = [m.reason for m in context.misses if m.location == op.location and m.pattern.startswith("raise")]
     reason = misses[-1] if misses else "no rule raises it to attention"
-    attends = name.endswith("attention") or _feeds_product(op)
-    return None if reason.startswith(NOT_ATTENTION) or not attends else reason
-
-
-def _feeds_product(softmax: Operation) -> bool:
-    """Whether the weights reach a matrix product through ops that keep them weights."""
-    pending = [softmax]
-    while pending:
-        for user in {u: None for result in pending.pop().results for u in result.users}:
-            packet = user.name.split(".")[1]
-            if packet in _PRODUCTS:
-                return True
-            if packet in _BETWEEN:
-                pending.append(user)
-    return False
+    if name.endswith("attention"):
+        return reason
+    if reason.startswith(NOT_ATTENTION):
+        return reason.removeprefix(NOT_ATTENTION) if between_products(op) else None
+    return reason if feeds_product(op) else None
 
 
 def refuse_graph(gm: fx.GraphModule, graph: GraphReport, problem: CompileError) -> None:

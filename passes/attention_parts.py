@@ -130,9 +130,11 @@ Finished: TypeAlias = Callable[[Value, Views], Value | None]
 """Turns attention's 4-D result into the value the model had."""
 
 
-def result_like(replaced: Value, lead: tuple[Dim, ...], order: Sequence[int] | None = None) -> Finished:
-    """How to view attention's result as `replaced`, whose axes are `order` of (lead..., m, e)."""
-    target = tensor_type(replaced)
+def result_like(lead: tuple[Dim, ...], own: tuple[Dim, ...], order: Sequence[int] | None = None) -> Finished:
+    """How to view attention's result with axes that are `order` of (own..., m, e).
+
+    `own` are the leading sizes that the model has, which are `lead` or all of `lead` in one.
+    """
 
     def finish(out: Value, views: Views) -> Value | None:
         value: Value | None = out
@@ -141,10 +143,8 @@ def result_like(replaced: Value, lead: tuple[Dim, ...], order: Sequence[int] | N
                 value = views.squeeze(value, 1 if len(lead) == 1 else 0) if value is not None else None
         elif len(lead) > 2:
             value = views.unflatten(out, 0, lead[:-1])
-        if value is not None and target.rank == 3 and len(lead) == 2:
-            value = views.flatten(value, 0, 1, target.shape[0])
-        if value is None or order is None:
-            return value
-        return views.permute(value, order) if len(order) == tensor_type(value).rank else value
+        if value is not None and len(own) < len(lead):
+            value = views.flatten(value, 0, len(lead) - 1, own[0])
+        return value if value is None or order is None else views.permute(value, order)
 
     return finish

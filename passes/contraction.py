@@ -34,10 +34,6 @@ class Rows:
         type_ = tensor_type(self.value)
         return type_.with_shape(*(1 if i is None else type_.shape[i] for i in self.order))
 
-    def swapped(self) -> Rows:
-        """The same tensor read as columns."""
-        return Rows(self.value, (*self.order[:-2], self.order[-1], self.order[-2]))
-
     def before(self, source: Value, order: Sequence[int]) -> Rows:
         """The same rows of the tensor whose axes were permuted by `order`."""
         return Rows(source, tuple(None if i is None else order[i] for i in self.order))
@@ -45,19 +41,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Contraction:
-    """A product of rows; `out_order` permutes (lead..., m, n) to the axes of the result."""
+    """A product of rows of two tensors."""
 
     lhs: Rows
     rhs: Rows
-    out_order: tuple[int, ...]
-
-    @property
-    def natural(self) -> bool:
-        return self.out_order == tuple(range(len(self.out_order)))
-
-    def transposed(self) -> Contraction:
-        """The contraction whose result is that of this one with its last two axes swapped; for natural ones."""
-        return Contraction(self.rhs, self.lhs, self.out_order)
 
 
 def is_product(operation: Operation) -> bool:
@@ -65,48 +52,15 @@ def is_product(operation: Operation) -> bool:
     return operation.dialect == "aten" and AtenOp(operation).packet in (*_PRODUCTS, "einsum")
 
 
-def score_product(operation: Operation) -> Contraction | None:
-    """The contraction whose result's last two axes are rows of its two tensors; None for anything else."""
+def product_of(operation: Operation) -> Einsum | None:
+    """The product that an operation computes, beside what it adds; None where it is none of two tensors."""
     if not is_product(operation) or len(operation.results) != 1:
         return None
     op = AtenOp(operation)
-    if op.packet != "einsum":
-        return _matrix_product(op)
-    einsum = Einsum.of(op)
-    if einsum is None or len(einsum.out) < 2:
-        return None
-    row, column = einsum.out[-2:]
-    if row in einsum.right and column in einsum.left:
-        einsum = einsum.swapped
-    return _contraction(einsum, einsum.out[:-2], row, column)
-
-
-def value_product(operation: Operation, weights: Value) -> Contraction | None:
-    """The contraction of the last axis of `weights` as they lie with another tensor; None for anything else."""
-    if not is_product(operation) or len(operation.results) != 1:
-        return None
-    op = AtenOp(operation)
-    if op.packet != "einsum":
-        product = _matrix_product(op)
-        return product if product is not None and op.packet != "baddbmm" and product.lhs.value is weights else None
-    einsum = Einsum.of(op)
-    if einsum is not None and einsum.tensors[0] is not weights:
-        einsum = einsum.swapped
-    if einsum is None or einsum.tensors[0] is not weights or len(einsum.left) < 2:
-        return None
-    columns = [c for c in einsum.right if c not in einsum.left]
-    product = _contraction(einsum, einsum.left[:-2], einsum.left[-2], columns[0]) if len(columns) == 1 else None
-    return product if product is not None and product.lhs == Rows.of(weights) else None
-
-
-def multiplies_rows(operation: Operation, weights: Value) -> bool:
-    """Whether an einsum sums over the last axis of `weights` for each of their rows, as a matrix product does."""
-    einsum = Einsum.of(AtenOp(operation))
-    if einsum is not None and einsum.tensors[0] is not weights:
-        einsum = einsum.swapped
-    if einsum is None or len(einsum.left) < 2:
-        return False
-    return einsum.left[-2] not in einsum.right
+    if op.packet == "einsum":
+        return Einsum.of(op)
+    lhs, rhs = (op.operand(name) for name in _PRODUCTS[op.packet])
+    return Einsum.of_matrices(lhs, rhs) if lhs is not None and rhs is not None else None
 
 
 _PRODUCTS = {
@@ -114,28 +68,15 @@ _PRODUCTS = {
     "bmm": ("self", "mat2"),
     "mm": ("self", "mat2"),
     "baddbmm": ("batch1", "batch2"),
+    "addmm": ("mat1", "mat2"),
 }
+ADDING = ("baddbmm", "addmm")
+"""Products that are beta * self + alpha * product."""
 
 
-def _matrix_product(op: AtenOp) -> Contraction | None:
-    lhs, rhs = (op.operand(name) for name in _PRODUCTS[op.packet])
-    if lhs is None or rhs is None or min(tensor_type(lhs).rank, tensor_type(rhs).rank) < 2:
-        return None
-    return Contraction(Rows.of(lhs), Rows.of(rhs).swapped(), tuple(range(tensor_type(op.out).rank)))
-
-
-def _contraction(einsum: Einsum, lead: str, row: str, column: str) -> Contraction | None:
-    """The contraction over (lead..., row, column); an axis that one tensor lacks is broadcast along."""
-    if len(einsum.summed) != 1 or row in einsum.right or column in einsum.left:
-        return None
-    if sorted(einsum.out) != sorted((*lead, row, column)):
-        return None
-    lhs, rhs = (
-        Rows(value, tuple(term.index(c) if c in term else None for c in (*lead, own, einsum.summed)))
-        for value, term, own in zip(einsum.tensors, (einsum.left, einsum.right), (row, column), strict=True)
-    )
-    natural = [*lead, row, column]
-    return Contraction(lhs, rhs, tuple(natural.index(c) for c in einsum.out))
+def rows_of(value: Value, term: str, lead: Sequence[str | None], row: str, summed: str) -> Rows:
+    """A tensor with one letter of `term` for each axis as rows; along letters that it lacks it is broadcast."""
+    return Rows(value, tuple(term.index(c) if c is not None and c in term else None for c in (*lead, row, summed)))
 
 
 @dataclass(frozen=True)

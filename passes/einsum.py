@@ -44,6 +44,16 @@ class Einsum:
         lone = any(c not in out and (c in left) != (c in right) for c in left + right)
         return None if doubled or lone else Einsum((tensors[0], tensors[1]), left, right, out)
 
+    @staticmethod
+    def of_matrices(lhs: Value, rhs: Value) -> Einsum | None:
+        """The product of two stacks of matrices, whose leading axes are aligned at the last; None for vectors."""
+        ranks = [tensor_type(t).rank for t in (lhs, rhs)]
+        if min(ranks) < 2:
+            return None
+        lead = string.ascii_lowercase[: max(ranks) - 2]
+        left, right = (lead[len(lead) - (rank - 2) :] for rank in ranks)
+        return Einsum((lhs, rhs), f"{left}MC", f"{right}CN", f"{lead}MN")
+
     @property
     def swapped(self) -> Einsum:
         """The same with its two tensors in the other order."""

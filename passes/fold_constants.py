@@ -184,6 +184,10 @@ def _sqrt(x: float) -> float:
     return math.nan if x < 0 else math.sqrt(x)
 
 
+def _log(x: float) -> float:
+    return math.nan if x < 0 else -math.inf if x == 0 else math.log(x)
+
+
 FOLDS: Mapping[str, Fold] = {
     "arith.addf": _floats(lambda x, y: x + y),
     "arith.subf": _floats(lambda x, y: x - y),
@@ -219,7 +223,7 @@ FOLDS: Mapping[str, Fold] = {
     "math.exp": _float(math.exp),
     "math.exp2": _float(math.exp2),
     "math.expm1": _float(math.expm1),
-    "math.log": _float(math.log),
+    "math.log": _float(_log),
     "math.log2": _float(math.log2),
     "math.log1p": _float(math.log1p),
     "math.tanh": _float(math.tanh),

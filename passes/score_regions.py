@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
-from ..ir.attributes import FloatAttr, f32, i1
+from ..ir.attributes import FloatAttr, FloatType, f16, f32, i1, is_float
 from ..ir.builder import Builder
 from ..ir.core import Operation, Region, Value
 from ..ir.dialects import arith, attn, is_pure
 from ..ir.dialects.attn import AttentionOp
-from .affine import affine_of
+from ..ir.dialects.tensor import ExtractOp
+from .affine import HOLDS, affine_of
 from .analyze_mask import analyze_mask
 from .canonicalize import Canonicalize
 from .cse import CommonSubexpressionElimination
 from .manager import PassContext
 from .region_math import RegionMath, literal_of
-from .split_scores import Split, split_conditions, take_scale
+from .split_scores import LARGE, Split, score_where_masked, split_conditions, take_scale
 
 
-def finish_regions(op: AttentionOp, ctx: PassContext) -> None:
-    """Split `op`'s score region into what it is made of, and drop what nothing needs."""
+def finish_regions(op: AttentionOp, ctx: PassContext, element: FloatType = f32) -> None:
+    """Split `op`'s score region into what it is made of, and drop what nothing needs.
+
+    `element` is the type in which the model holds the scores with their masks.
+    """
     tidy(op.operation)
-    split_mask(op, ctx)
+    split_mask(op, ctx, element)
     move_scale(op)
     tidy(op.operation)
     drop_identity_score(op)
@@ -35,34 +40,99 @@ def tidy(operation: Operation) -> None:
         step.run(operation, quiet)
 
 
-def split_mask(op: AttentionOp, ctx: PassContext) -> None:
+def split_mask(op: AttentionOp, ctx: PassContext, element: FloatType = f32) -> None:
     """score {select(c, s, -inf)}  →  score {s} mask {c}
 
-    For a finite stand-in of -inf only where every row provably keeps a key: in an empty row the
-    model averages all values, which a mask would not.
+    A finite stand-in of -inf is one where every row provably keeps a key. Elsewhere all keys of an empty
+    row have one score, `empty_score`, if that can be said; else what is added stays a score.
     """
-    trial = op.score.clone()
-    end = attn.YieldOp(trial.block.terminator)
-    build, split = RegionMath(Builder(trial.block, end.operation)), Split()
-    end.value = split_conditions(build, end.value, split)
+    trial, split = _split(op, Split())
     if not split.conditions:
         return
     mask = _mask_region(trial, split.conditions)
     if not split.exact and not _never_empty(op, mask):
+        op.empty_score = _empty_score(op, trial)
+        if op.empty_score is None:
+            ctx.remark(
+                op.operation,
+                "the mask adds a finite number where -inf is meant, and a row may have no key: kept as a score, "
+                "so that such a row averages all values as the model does; no key tile is skipped",
+            )
+            split_infinities(op, element)
+            return
         ctx.remark(
             op.operation,
-            "the mask adds a finite number where -inf is meant, and a row may have no key: kept as a score, "
-            "so that such a row averages all values as the model does; no key tile is skipped",
+            f"the mask adds {op.empty_score.value:.6g} where -inf is meant, and a row may have no key: "
+            "such a row averages all values as the model does",
         )
-        return
     op.set_region("score", trial)
     op.set_region("mask", mask)
 
 
+def split_infinities(op: AttentionOp, element: FloatType) -> None:
+    """Move the conditions that drop keys by -inf into the mask, and leave finite numbers in the score.
+
+    Scores that the model holds in f16 are rounded to it: there `finfo.min` takes all but a few bits of
+    a score away, and may overflow. In bf16 and f32 it does the same in f32.
+    """
+    trial, split = _split(op, Split(only_exact=True))
+    if split.conditions:
+        mask = _mask_region(trial, split.conditions)
+        op.set_region("score", trial)
+        op.set_region("mask", mask)
+    if element == f16:
+        end = attn.YieldOp(op.score.block.terminator)
+        builder = Builder.before(end.operation)
+        narrow = builder.create(arith.TruncFOp, [end.value], [f16]).out
+        end.value = builder.create(arith.ExtFOp, [narrow], [f32]).out
+
+
+def may_be_empty(op: AttentionOp) -> bool:
+    """Whether a row may keep no key and then give 0, as far as its mask says."""
+    return not op.mask.empty and op.empty_score is None and not _never_empty(op, op.mask)
+
+
+def _split(op: AttentionOp, split: Split) -> tuple[Region, Split]:
+    """The score region without the conditions that `split` takes."""
+    trial = op.score.clone()
+    end = attn.YieldOp(trial.block.terminator)
+    end.value = split_conditions(RegionMath(Builder(trial.block, end.operation)), end.value, split)
+    return trial, split
+
+
+def _empty_score(op: AttentionOp, score: Region) -> FloatAttr | None:
+    """The score that all keys of a row without any have in the model; None where they may differ.
+
+    `score` is what is left without the mask. Where it may be -inf itself, a row that keeps only such
+    keys would be taken for one without any.
+    """
+    numbers = score_where_masked(attn.YieldOp(op.score.block.terminator).value)
+    number = numbers.pop() if len(numbers) == 1 else None
+    if number is None or not math.isfinite(number) or _may_be_infinite(score) or op.lse.uses:
+        return None
+    return FloatAttr(number, f32)
+
+
+def _may_be_infinite(score: Region) -> bool:
+    """Whether a score region reads floats, which may be infinite, or holds an infinite number."""
+    return any(
+        (op.name == ExtractOp.op_name and is_float(op.result.type))
+        or (op.name == arith.ConstantOp.op_name and is_float(op.result.type) and not _is_ordinary(op.result))
+        for op in slice_of([attn.YieldOp(score.block.terminator).value])
+    )
+
+
+def _is_ordinary(value: Value) -> bool:
+    number = literal_of(value)
+    return number is not None and abs(number) < LARGE
+
+
 def _never_empty(op: AttentionOp, mask: Region) -> bool:
-    """Whether every row provably has a key: by the bounds of its affine part, or by the diagonal."""
+    """Whether every row provably has a key: by its bounds, by one that is named for it, or by the diagonal."""
+    from .row_has_key import every_row_has_key
+
     queries, keys = op.shapes[0].shape[2], op.shapes[1].shape[2]
-    if analyze_mask(mask).every_row_has_key(queries, keys):
+    if analyze_mask(mask).every_row_has_key(queries, keys) or every_row_has_key(mask, queries, keys):
         return True
     fits = queries == keys is not None or (isinstance(queries, int) and isinstance(keys, int) and queries <= keys)
     return fits and holds_on_diagonal(mask)
@@ -92,19 +162,9 @@ def _fold_comparisons(region: Region, m: Value) -> None:
             continue
         left, right = (side for side in sides if side is not None)
         difference = left.plus(right, -1)
-        if difference.is_constant and (held := _HOLDS.get(compare.predicate_name)) is not None:
+        if difference.is_constant and (held := HOLDS.get(compare.predicate_name)) is not None:
             constant = Builder.before(op).constant(held(difference.constant), i1)
             compare.out.replace_all_uses_with(constant)
-
-
-_HOLDS: dict[str, Callable[[int], bool]] = {
-    "eq": lambda d: d == 0,
-    "ne": lambda d: d != 0,
-    "slt": lambda d: d < 0,
-    "sle": lambda d: d <= 0,
-    "sgt": lambda d: d > 0,
-    "sge": lambda d: d >= 0,
-}
 
 
 def _mask_region(score: Region, conditions: Sequence[Value]) -> Region:
@@ -115,7 +175,7 @@ def _mask_region(score: Region, conditions: Sequence[Value]) -> Region:
         mapping[old] = new
     for capture in score.block.arguments[5:]:
         mapping[capture] = block.add_argument(capture.type, capture.name_hint)
-    needed = _slice_of(conditions)
+    needed = slice_of(conditions)
     for inner in score.block.ops:
         if inner in needed:
             block.append(inner.clone(mapping))
@@ -127,7 +187,7 @@ def _mask_region(score: Region, conditions: Sequence[Value]) -> Region:
     return Region([block])
 
 
-def _slice_of(values: Sequence[Value]) -> set[Operation]:
+def slice_of(values: Sequence[Value]) -> set[Operation]:
     """The operations that compute `values`."""
     needed: set[Operation] = set()
     work = [v.defining_op for v in values]
@@ -142,7 +202,7 @@ def _slice_of(values: Sequence[Value]) -> set[Operation]:
 def values_behind(value: Value) -> set[Value]:
     """`value` and every value it is computed from."""
     found = {value}
-    for op in _slice_of([value]):
+    for op in slice_of([value]):
         found.update(op.operands)
     return found
 

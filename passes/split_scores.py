@@ -13,6 +13,8 @@ from .region_math import RegionMath, literal_of
 LARGE = 1e9
 """From here on a finite negative number is meant as -inf."""
 HALF_LARGEST = 65504.0
+ABSORBING = 1e30
+"""From here on a number stays what it is when an ordinary one is added in f32."""
 
 
 def masks_out(value: Value) -> bool:
@@ -21,14 +23,37 @@ def masks_out(value: Value) -> bool:
     return number is not None and (number <= -LARGE or number == -HALF_LARGEST)
 
 
+def score_where_masked(value: Value) -> set[float | None]:
+    """The scores that masked keys may have by the masks on the way to `value`, None for one that is not known.
+
+    select(c, s, F) gives F; x + F is F where F is so large that it absorbs all ordinary numbers x.
+    """
+    if (select := arith.SelectOp.producing(value)) is not None:
+        for number, kept in ((select.y, select.x), (select.x, select.y)):
+            if masks_out(number):
+                return {literal_of(number)} | score_where_masked(kept)
+        return set()
+    if (add := arith.AddFOp.producing(value)) is not None:
+        left, right = score_where_masked(add.lhs), score_where_masked(add.rhs)
+        if left and right:
+            return {None}
+        return {x if x is not None and x <= -ABSORBING else None for x in left | right}
+    for kind in (arith.MulFOp, arith.DivFOp):
+        if (product := kind.producing(value)) is not None and _positive(product.rhs):
+            return {None} if score_where_masked(product.lhs) else set()
+    return set()
+
+
 @dataclass
 class Split:
     """What was found: conditions under which a key is kept, and the score then.
 
     `exact` says that every condition came from -inf. A finite stand-in differs from it in a row
-    without any key, where all scores tie and the model averages every value.
+    without any key, where all scores tie and the model averages every value. `only_exact` leaves
+    the stand-ins where they are.
     """
 
+    only_exact: bool = False
     conditions: list[Value] = field(default_factory=list[Value])
     exact: bool = True
 
@@ -61,6 +86,8 @@ def _split_select(build: RegionMath, select: arith.SelectOp, split: Split) -> Va
     elif masks_out(select.x):
         condition, kept, number = build.negate(select.condition), select.y, literal_of(select.x)
     else:
+        return select.out
+    if split.only_exact and number != -math.inf:
         return select.out
     split.conditions.append(condition)
     split.exact &= number == -math.inf

@@ -55,6 +55,33 @@ class Views:
         del shape[axis]
         return self._make("squeeze.dim", {"self": value, "dim": axis}, tensor_type(value).with_shape(*shape))
 
+    def select(self, value: Value, axis: int, position: int) -> Value:
+        """The elements at one position of an axis, which goes away."""
+        shape = list(tensor_type(value).shape)
+        del shape[axis]
+        out = tensor_type(value).with_shape(*shape)
+        return self._make("select.int", {"self": value, "dim": axis, "index": position}, out)
+
+    def slice(self, value: Value, axis: int, start: int, step: int, size: int) -> Value:
+        """`size` elements of an axis, every `step`-th from `start` on."""
+        shape = list(tensor_type(value).shape)
+        shape[axis] = size
+        given: dict[str, Argument] = {"start": start, "end": start + (size - 1) * step + 1, "step": step}
+        return self._make("slice.Tensor", {"self": value, "dim": axis, **given}, tensor_type(value).with_shape(*shape))
+
+    def concatenate(self, values: Sequence[Value], axis: int, size: Dim) -> Value:
+        """The tensors one behind the other along `axis`, `size` together."""
+        shape = list(tensor_type(values[0]).shape)
+        shape[axis] = size
+        type_ = tensor_type(values[0]).with_shape(*shape)
+        return self.builder.insert(aten_op("cat", {"tensors": list(values), "dim": axis}, [type_])).result
+
+    def scaled(self, value: Value, factor: float) -> Value:
+        """The tensor times a number."""
+        return (
+            value if factor == 1.0 else self._make("mul.Tensor", {"self": value, "other": factor}, tensor_type(value))
+        )
+
     def flatten(self, value: Value, first: int, last: int, size: Dim) -> Value:
         """Merge the axes from `first` to `last` into one of `size`."""
         shape = tensor_type(value).shape

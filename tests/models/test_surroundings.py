@@ -54,8 +54,85 @@ def test_a_runner_that_writes_in_one_order_only_is_copied() -> None:
         return q + k + v, q.new_empty(0)
 
     site = register_site(runner, positions_first=True)
-    out, _ = attention_op()(q, k, v, [], site, False)
-    fake, _ = attention_op()(*(t.to("meta") for t in (q, k, v)), [], site, False)
+    out, _ = attention_op()(q, k, v, [], site, False, True)
+    fake, _ = attention_op()(*(t.to("meta") for t in (q, k, v)), [], site, False, True)
     assert torch.equal(out, q + k + v)
     assert out.stride() == fake.stride() == (160, 8, 32, 1)
     assert out.transpose(1, 2).reshape(2, 5, 32).data_ptr() == out.data_ptr()
+
+
+def heads_apart(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """BART: the mask is added with the heads apart, the softmax taken with them merged."""
+    scores = torch.bmm(q, k.transpose(1, 2)).view(2, 4, q.shape[1], k.shape[1]) + bias
+    scores = torch.max(scores, torch.full((), -1e30)).view(8, q.shape[1], k.shape[1])
+    return torch.bmm(torch.softmax(scores, -1), v)
+
+
+def windows_apart(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Swin: the mask belongs to the window, which is the inner part of the batch."""
+    scores = (q @ k.mT).view(2, 4, 3, q.shape[2], k.shape[2]) + bias.unsqueeze(1).unsqueeze(0)
+    return torch.softmax(scores.view(-1, 3, q.shape[2], k.shape[2]), -1) @ v
+
+
+def rows_and_columns_apart(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """ViTDet: one bias for the row of a key and one for its column."""
+    scores = (q @ k.mT).view(-1, 3, 5, 3, 5) + bias[..., :3, None] + bias[..., None, 3:]
+    return torch.softmax(scores.view(-1, 15, 15), -1) @ v
+
+
+@pytest.mark.parametrize(
+    "attention, shape, bias, form",
+    [
+        (heads_apart, (8, 9, 16), (2, 1, 9, 9), "bias[b // 4, 0, m, n]"),
+        (windows_apart, (8, 3, 16, 8), (4, 16, 16), "bias[b % 4, m, n]"),
+        (rows_and_columns_apart, (8, 15, 8), (8, 3, 5, 8), "n % 5"),
+    ],
+)
+def test_scores_that_are_split_for_a_mask_and_joined_again(
+    attention: Any, shape: tuple[int, ...], bias: tuple[int, ...], form: str
+) -> None:
+    torch._dynamo.reset()
+    q, k, v = (torch.randn(shape) for _ in range(3))
+    added = torch.randn(bias)
+    compiled = attir.compile(attention, strict=True, backend="interpret")
+    with torch.no_grad():
+        expected = attention(*(x.double() for x in (q, k, v, added)))
+        torch.testing.assert_close(compiled(q, k, v, added).double(), expected, atol=2e-6, rtol=2e-6)
+    (site,) = attir.explain(compiled).sites
+    assert form in site.form
+
+
+def test_dropout_that_is_not_at_work_may_be_written_to() -> None:
+    """Speech encoders zero padded frames in the result of a dropout, in place."""
+    torch._dynamo.reset()
+
+    def encoder(x: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.dropout(x * 2, 0.1, training=False)
+        x[padded] = 0
+        return torch.softmax(x @ x.mT, -1) @ x
+
+    x, padded = torch.randn(2, 7, 8), torch.arange(7) >= torch.tensor([[4], [7]])
+    compiled = attir.compile(encoder, strict=True, backend="interpret")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x, padded), encoder(x, padded))
+    assert [s.status for s in attir.explain(compiled).sites] == ["fused"]
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(q @ k.mT * self.scale, -1) @ v
+
+
+def test_a_number_that_changes_is_a_constant_again() -> None:
+    """From its second value on Dynamo passes a float as an input; each value has a graph of its own."""
+    torch._dynamo.reset()
+    q, k, v = (torch.randn(2, 3, 5, 16) for _ in range(3))
+    for scale in (0.25, 0.5, 0.75):
+        compiled = attir.compile(Scaled(scale), strict=True, backend="interpret")
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(q, k, v), Scaled(scale)(q, k, v))
+        assert [s.status for s in attir.explain(compiled).sites] == ["fused"]

@@ -353,7 +353,18 @@ REFUSED: dict[str, Refused] = {
         lambda q, k, v: attend(torch.cat((q @ k[:, :, :9].mT, q @ k[:, :, 9:].mT), -1), v),
         "through 'aten.cat'",
     ),
-    "flex_attention": (lambda q, k, v: flex.flex_attention(q, k, v), "flex_attention is not read yet"),
+    "queries without an axis": (
+        lambda q, k, v: torch.einsum("bhn,bhne->bhe", torch.softmax((q[:, :, :1] * k).sum(-1), -1), v),
+        "is no product of two matrices",
+    ),
+    "multiplied and summed": (
+        lambda q, k, v: attend((q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-1), v),
+        "no matrix product was found",
+    ),
+    "flex_attention": (
+        lambda q, k, v: flex.flex_attention(q, k, v, lambda s, b, h, m, n: torch.special.i0(s)),
+        "score_mod uses 'aten.special_i0'",
+    ),
 }
 
 
