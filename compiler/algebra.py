@@ -1,6 +1,6 @@
 """Prints an attention as one line of algebra, for reports.
 
-softmax(softcap(50, q·k/√d) - slopes[h]·(m - n) | n ≤ m ∧ m - n < 128) v, heads 8/4
+softmax(softcap(50, q·k/√d) - slopes[h]·(m - n) | n ≤ m ∧ m - n < 128) v, heads 8/4, rope(half)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ..ir.core import Operation, Value
 from ..ir.dialects.arith import CmpFOp, CmpIOp, ConstantOp, DivFOp, MulFOp
 from ..ir.dialects.attn import REGIONS, AttentionOp
 from ..ir.dialects.math import TanhOp
+from .row_algebra import row_words
 
 CHOICE, OR, AND, NOT, COMPARE, SUM, PRODUCT, ATOM = range(8)
 """How tightly an operator binds, loosest first."""
@@ -80,9 +81,9 @@ def _heads(op: AttentionOp) -> list[str]:
 
 def _rows(op: AttentionOp, captures: list[str]) -> list[str]:
     """What happens to the rows of q, k and v before the products, and to the result."""
-    said = list[str]()
+    said, told = row_words(op)
     for name in ("query", "key", "value", "output"):
-        if not op.region(name).empty:
+        if not op.region(name).empty and name not in told:
             form = REGIONS[name]
             said.append(f"{form.source or form.value} ↦ {_region(op, name, captures)}")
     return said

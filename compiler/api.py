@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -35,6 +35,7 @@ def compile(
     dynamic: bool | None = ...,
     dump: str | Path | None = ...,
     cache: bool = ...,
+    fuse_rows: str = ...,
 ) -> CallableT: ...
 @overload
 def compile(
@@ -50,6 +51,7 @@ def compile(
     dynamic: bool | None = ...,
     dump: str | Path | None = ...,
     cache: bool = ...,
+    fuse_rows: str = ...,
 ) -> Callable[[CallableT], CallableT]: ...
 def compile(
     model: Any = None,
@@ -64,6 +66,7 @@ def compile(
     dynamic: bool | None = None,
     dump: str | Path | None = None,
     cache: bool = True,
+    fuse_rows: str = "auto",
 ) -> Any:
     """Compile the attention in `model` when it is called, and run the rest as it is.
 
@@ -72,7 +75,7 @@ def compile(
     that are unknown or not available, and with `strict=True` on the first call for attention that
     was not fused.
     """
-    options = Options(backend, rest, autotune, strict, max_error, sparsity, quantize, dynamic, dump, cache)
+    options = Options(backend, rest, autotune, strict, max_error, sparsity, quantize, dynamic, dump, cache, fuse_rows)
     if model is None:
         return partial(_compile, options=options)
     return _compile(model, options)
@@ -92,8 +95,11 @@ def _compile(model: Any, options: Options) -> Any:
     return compiled
 
 
-def explain(compiled: object) -> Report:
+def explain(compiled: object, inputs: Sequence[Any] | Mapping[str, Any] | None = None) -> Report:
     """What became of every attention in `compiled`, as far as calls have captured it.
+
+    With `inputs`, positional or by name, `compiled` is called on them twice, and the tiles that each kernel
+    computes are counted on what its mask reads then, such as the documents of a batch.
 
     For callables from `torch.compile(..., backend="attir")` this is the report on all of them
     together. Raises CompileError for what attir has not compiled.
@@ -104,7 +110,12 @@ def explain(compiled: object) -> Report:
     except TypeError:
         backend = None
     if backend is not None:
-        return backend.report
+        if inputs is None:
+            return backend.report
+        call = cast("Callable[..., Any]", compiled)
+        return backend.counted(lambda: call(**inputs) if isinstance(inputs, Mapping) else call(*inputs))
     if hasattr(subject, "_torchdynamo_orig_callable"):
+        if inputs is not None:
+            raise error("tiles are counted on inputs for what attir.compile returned, not for torch.compile")
         return shared_report()
     raise error(f"cannot explain {compiled!r}: it is not the result of attir.compile")

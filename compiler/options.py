@@ -13,6 +13,7 @@ from .native_support import native_problem
 
 BACKENDS = ("auto", "native", "triton", "interpret")
 RESTS = ("eager", "inductor")
+FUSE_ROWS = ("auto", "always", "never")
 AUTOTUNES = ("off",)
 
 
@@ -23,7 +24,9 @@ class Options:
     `backend` runs fused sites: "native" as machine code on the CPU, "triton" on a GPU, "interpret"
     in Triton's interpreter on the CPU, for correctness only; "auto" goes by where the tensors are.
     `rest` runs everything else. `strict` turns refused sites into errors. `dump` is a directory for
-    the IR of every step and the kernels. `cache=False` compiles every site anew.
+    the IR of every step and the kernels. `cache=False` compiles every site anew. `fuse_rows` says
+    whether RoPE, norms, factors and gates around an attention become part of its kernel: "auto" where
+    an estimate says that it pays, "always" wherever it can be, or "never".
     """
 
     backend: str = "auto"
@@ -36,12 +39,14 @@ class Options:
     dynamic: bool | None = None
     dump: str | Path | None = None
     cache: bool = True
+    fuse_rows: str = "auto"
 
     def __post_init__(self) -> None:
         _one_of("backend", self.backend, BACKENDS)
         if self.backend == "native" and (problem := native_problem()):
             raise error(f"backend 'native' cannot run here: {problem}")
         _one_of("rest", self.rest, RESTS)
+        _one_of("fuse_rows", self.fuse_rows, FUSE_ROWS)
         if self.autotune not in AUTOTUNES:
             raise error(f"autotune={self.autotune!r} is not available yet; only 'off' is")
         for name in ("max_error", "sparsity", "quantize"):

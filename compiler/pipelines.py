@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from ..passes.absorb_rows import AbsorbRows
 from ..passes.analyze_mask import AnalyzeMask
 from ..passes.canonicalize import Canonicalize
+from ..passes.choose_layout import ChooseLayout
 from ..passes.cse import CommonSubexpressionElimination
 from ..passes.dce import DeadCodeElimination
 from ..passes.lower_attention import LowerAttention
 from ..passes.manager import Pass
 from ..passes.plan import PlanAttention
 from ..passes.raise_attention import RaiseAttention
+from ..passes.raise_flex import RaiseFlexAttention
 
-RAISE: tuple[Pass, ...] = (Canonicalize(), RaiseAttention(), DeadCodeElimination())
-"""From the captured graph to attn.attention."""
+RAISE: tuple[Pass, ...] = (
+    Canonicalize(),
+    RaiseFlexAttention(),
+    RaiseAttention(),
+    DeadCodeElimination(),
+    Canonicalize(),
+    ChooseLayout(),
+)
+"""From the captured graph to attn.attention, with nothing around it absorbed."""
+
+
+def raising(fuse: str, target: str, rest: str) -> tuple[Pass, ...]:
+    """From the captured graph to attn.attention; what surrounds it is absorbed where that pays on `target`.
+
+    `fuse` may force or forbid that; `rest` runs what is not absorbed.
+    """
+    if fuse == "never":
+        return RAISE
+    absorb = (AbsorbRows(fuse, target, rest), DeadCodeElimination())
+    last = next(i for i, step in enumerate(RAISE) if isinstance(step, DeadCodeElimination)) + 1
+    return (*RAISE[:last], *absorb, *RAISE[last:])
+
 
 LOWER: tuple[Pass, ...] = (LowerAttention(), Canonicalize(), CommonSubexpressionElimination(), DeadCodeElimination())
 """From a scheduled attention to a kernel."""

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from ..cost_model.devices import INTERPRETER
 from ..ir.diagnostics import error
+from .host_cpu import host_target
 from .native_support import native_problem
 
 
@@ -38,6 +40,17 @@ def place_for(wanted: str, examples: Sequence[Any]) -> Place:
     if kind == "cuda":
         return Place("triton", "triton, because tensors are on a GPU")
     return _on_cpu()
+
+
+def target_of(backend: str) -> str:
+    """The device that a backend makes kernels for here; CompileError where there is none."""
+    if backend == "native":
+        return host_target()
+    if backend != "triton":
+        return INTERPRETER
+    from .kernels import current_gpu
+
+    return current_gpu()
 
 
 def _on_cpu() -> Place:

@@ -113,6 +113,13 @@ class RowTiles:
         last = builder.binary(DivSIOp, math_.add(end, -1), group)
         return builder.binary(DivSIOp, place.start_m, group, "query_begin"), math_.add(last, 1)
 
+    def heads(self, builder: Builder, place: Place) -> tuple[Value, Value]:
+        """The first and the last head of the tile's rows."""
+        if place.h is not None:
+            return place.h, place.h
+        first = builder.binary(MulIOp, place.key_head, builder.index(self.group), "first_head")
+        return first, IndexMath(builder).add(first, self.group - 1)
+
     def keys(self, builder: Builder, place: Place) -> tuple[Value | None, Value]:
         """The first key of the program's part, a multiple of block_n (None for 0), and the one after the last."""
         if place.split is None or place.splits is None:

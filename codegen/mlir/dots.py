@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir.core import Operation
+from ...ir.core import Operation, Value
 from ...ir.diagnostics import op_error
 from ...ir.dialects.tile import DotOp
 from .expressions import Layout, Step, evaluate
@@ -62,11 +62,26 @@ def prepare(state: State, op: Operation) -> Product:
     a = state.stored(dot.a)
     if a is None:
         op_error(op, "reads a first factor that was not kept")
+    depth = shape_of(dot.a.type)[1]
+    if (computed := _computed(state, dot.b)) is not None:
+        return Product(dot, a, computed, depth)
     tile = state.loaded(dot.b)
     if tile is None:
         op_error(op, "must have a loaded tile as its second factor to run on a CPU")
-    depth = shape_of(dot.a.type)[1]
     return Product(dot, a, _factor(state, tile), depth)
+
+
+def _computed(state: State, value: Value) -> Factor | None:
+    """A second factor that was computed into scratch memory, row after row."""
+    transposed = False
+    while (op := value.defining_op) is not None and op.name == "tile.transpose":
+        value, transposed = op.operands[0], not transposed
+    buffer = state.stored(value)
+    if buffer is None:
+        return None
+    rows, columns = state.w.index(buffer.pitch), state.w.index(1)
+    along_sum, along_columns = (columns, rows) if transposed else (rows, columns)
+    return Factor(buffer.pointer, "f32", along_sum, along_columns)
 
 
 def _factor(state: State, tile: Loaded) -> Factor:

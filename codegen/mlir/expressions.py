@@ -71,7 +71,16 @@ def is_tile(value: Value) -> bool:
 
 def layout_of(state: State, value: Value) -> Layout:
     """The layout of a tile of two axes: that of the products and loads that it is computed from."""
-    return layout_along(state) if not state.wide and _runs_along(state, value) else layout_across(state)
+    along = not state.wide and (_is_first_factor(value) or _runs_along(state, value))
+    return layout_along(state) if along else layout_across(state)
+
+
+def _is_first_factor(value: Value) -> bool:
+    """Whether a product reads a tile row after row, as few rows of queries are read."""
+    return any(
+        user.name == "tile.dot" and user.operands[0] is value and is_transposed(user.operands[1])
+        for user in value.users
+    )
 
 
 def _runs_along(state: State, value: Value) -> bool:

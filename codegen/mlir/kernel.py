@@ -15,6 +15,7 @@ from .arguments import tensor_views
 from .arithmetic import held_element
 from .axes import find_needs
 from .expressions import COLUMNS, ROWS, Step, compute, evaluate, is_tile, layout_of, rows_of, store_step
+from .factors import compute_factor, computed_factors
 from .memory import load_rows, store_rows, stored_as
 from .nests import any_true, for_each_step, materialise, new_buffer, reduce_columns, store_tile
 from .state import FLOAT_DEGREE, HALF_DEGREE, State
@@ -24,6 +25,8 @@ from .writer import POINTER, Ssa, Writer, vector
 
 def block(state: State, ops: Sequence[Operation]) -> None:
     for op in ops:
+        if op in state.factors:
+            continue
         with state.w.named(op.results[0].name_hint if op.results else None):
             STATEMENTS.get(op.name, expression)(state, op)
 
@@ -49,8 +52,13 @@ def _tile(state: State, op: Operation) -> None:
         flipped = source.transposed != (op.name == "tile.transpose")
         state.known[op.result] = Loaded(source.view, source.offsets, source.shape, source.boundary, flipped)
     # Conditions are computed again where they are needed: scratch memory holds floats.
-    if element_type(op.result.type) == f32 and _outlives(op) and _costly(state, op.result):
+    if element_type(op.result.type) == f32 and _outlives(op) and (_multiplied(op) or _costly(state, op.result)):
         materialise(state, op.result)
+
+
+def _multiplied(op: Operation) -> bool:
+    """Whether a tile is the first factor of a product, which reads it from scratch memory."""
+    return any(user.name == "tile.dot" and user.operands[0] is op.result for user in op.result.users)
 
 
 def _outlives(op: Operation) -> bool:
@@ -115,7 +123,7 @@ def _load(state: State, op: Operation) -> None:
         state.known[op.result] = load_rows(state, tile)
         return
     state.known[op.result] = tile
-    if _outlives(op) and any(user.name == "tile.dot" and user.operands[0] is op.result for user in op.result.users):
+    if _outlives(op) and _multiplied(op):
         materialise(state, op.result)
 
 
@@ -144,6 +152,12 @@ def _program_id(state: State, op: Operation) -> None:
     if not isinstance(axis, IntegerAttr) or axis.value != 0:
         op_error(op, "kernels for CPUs have a grid of one axis")
     state.known[op.result] = Ssa("%program", "i64")
+
+
+def _dot(state: State, op: Operation) -> None:
+    """The product itself is computed where it is needed; its second factor must lie in memory then."""
+    compute_factor(state, op)
+    expression(state, op)
 
 
 def _any(state: State, op: Operation) -> None:
@@ -281,6 +295,7 @@ STATEMENTS: Mapping[str, Callable[[State, Operation], None]] = {
     "tile.reduce": _reduce,
     "tile.return": _nothing,
     "tile.any": _any,
+    "tile.dot": _dot,
     "scf.for": _for,
     "scf.if": _if,
 }
@@ -300,7 +315,8 @@ def program_state(view: KernelOp, unit_strides: bool) -> State:
     if state.rows % state.lanes and (state.rows > state.lanes or state.lanes % state.rows):
         op_error(view.operation, f"tiles of {state.rows} rows do not fit vectors of {state.lanes} lanes")
     state.known.update(zip(body.arguments, tensor_views(state.w, body.arguments, unit_strides), strict=True))
-    find_needs(body.ops, state.needs)
+    state.factors |= computed_factors(view.operation)
+    find_needs(body.ops, state.needs, state.factors)
     block(state, body.ops)
     return state
 

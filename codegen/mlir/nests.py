@@ -16,7 +16,7 @@ from .dots import REGISTERS_FOR_SUMS, compute_block, prepare
 from .expressions import Layout, Step, evaluate, is_tile, layout_of, store_step, tree
 from .memory import pack, row_address, stored_as, unpack, write
 from .state import State
-from .values import Buffer, Loaded, Rows, shape_of
+from .values import Buffer, Loaded, Rows, Spread, shape_of
 from .writer import Ssa, vector
 
 Body = Callable[[Step, list[Ssa]], Sequence[Ssa]]
@@ -148,7 +148,7 @@ def reduce_columns(state: State, op: ReduceOp) -> Rows:
     """Fold the columns of a tile: the largest number of each row, nan passed over, or the sum."""
     w, lanes = state.w, state.lanes
     layout = layout_of(state, op.x)
-    if op.axis.value != 1 or layout.along:
+    if op.axis.value != 1:
         op_error(op.operation, "folds an axis that no kernel for CPUs folds")
     free = _settle(state, op.x, tree(state, op.x))
     kept = _kept(state, op.x, [op.operation], free)
@@ -164,36 +164,53 @@ def reduce_columns(state: State, op: ReduceOp) -> Rows:
         parts = found if isinstance(found, list) else [found] * len(totals)
         return [combine(w.broadcast(x, lanes), total) for x, total in zip(parts, totals, strict=True)]
 
-    totals = for_each_step(state, op.x, layout, [start] * state.groups, body)
+    count = state.rows if layout.along else state.groups
+    totals = for_each_step(state, op.x, layout, [start] * count, body)
     state.known.update(kept)
+    if layout.along:
+        return Rows([_one_lane_each(state, [_across_lanes(state, total, combine, 1) for total in totals])])
     if not state.wide:
-        totals = [_across_columns(state, totals[0], combine)]
+        totals = [_across_lanes(state, totals[0], combine, state.rows)]
     return Rows(totals)
 
 
 def any_true(state: State, op: AnyOp) -> Ssa:
     """Whether a condition holds anywhere in a tile."""
     w, lanes = state.w, state.lanes
-    layout = layout_of(state, op.x)
-    _settle(state, op.x, tree(state, op.x))
     false = w.constant(0, vector("i1", lanes))
 
-    def body(step: Step, totals: list[Ssa]) -> Sequence[Ssa]:
-        found = evaluate(state, op.x, step)
+    def joined(found: Spread, totals: list[Ssa]) -> list[Ssa]:
         for x in found if isinstance(found, list) else [found]:
             totals = [w.binary("arith.ori", totals[0], w.broadcast(x, lanes))]
         return totals
 
-    (total,) = for_each_step(state, op.x, layout, [false], body)
+    if is_tile(op.x):
+        layout = layout_of(state, op.x)
+        _settle(state, op.x, tree(state, op.x))
+        (total,) = for_each_step(
+            state, op.x, layout, [false], lambda step, totals: joined(evaluate(state, op.x, step), totals)
+        )  # fmt: skip
+    else:
+        (total,) = joined(state.spread(op.x).spread, [false])
     word = f"i{lanes}"
     bits = w.op(f"llvm.bitcast {total.name} : {total.type} to {word}", word)
     return w.compare("ne", bits, w.constant(0, word))
 
 
-def _across_columns(state: State, total: Ssa, combine: Callable[[Ssa, Ssa], Ssa]) -> Ssa:
-    """Fold the columns that share a vector; each lane then holds its row's result."""
+def _one_lane_each(state: State, totals: Sequence[Ssa]) -> Ssa:
+    """One vector whose lanes hold the rows' numbers in turn, of vectors with one row's number everywhere."""
+    w, lanes = state.w, state.lanes
+    rows = w.lane_numbers([lane % state.rows for lane in range(lanes)], "i32")
+    result = totals[0]
+    for row, total in enumerate(totals[1:], 1):
+        result = w.select(w.compare("eq", rows, w.constant(row, rows.type)), total, result)
+    return result
+
+
+def _across_lanes(state: State, total: Ssa, combine: Callable[[Ssa, Ssa], Ssa], rows: int) -> Ssa:
+    """Fold the columns that share a vector with those of `rows` rows; each lane then holds its row's result."""
     distance = state.lanes // 2
-    while distance >= state.rows:
+    while distance >= rows:
         turned = [(lane + distance) % state.lanes for lane in range(state.lanes)]
         total = combine(state.w.shuffle(total, total, turned), total)
         distance //= 2

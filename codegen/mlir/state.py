@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ...ir.core import Value
+from ...ir.core import Operation, Value
 from .values import Buffer, Held, Loaded, Rows, View
 from .writer import Ssa, Writer
 
@@ -42,6 +42,7 @@ class State:
     """`lanes` is the length of an f32 vector, `rows` the rows of every tile, `columns` the register block of dots.
 
     With `unit_strides` the last axis of every tensor read or written in tiles has stride 1.
+    `factors` are the operations that only compute second factors of products (see `factors.py`).
     `exponential_degree` is that of the polynomial behind a softmax's powers of two.
     """
 
@@ -55,6 +56,7 @@ class State:
     scratch: Scratch = field(default_factory=Scratch)
     known: dict[Value, Held] = field(default_factory=dict[Value, Held])
     needs: dict[Value, set[int]] = field(default_factory=dict[Value, "set[int]"])
+    factors: set[Operation] = field(default_factory=set[Operation])
 
     @property
     def wide(self) -> bool:

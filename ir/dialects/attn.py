@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from ..attributes import (
     is_float,
 )
 from ..core import Block, Region, Value
-from ..define import Body, Constraint, Hint, Op, Operand, Prop, Result, Variadic
+from ..define import Body, Constraint, Hint, Op, Operand, OptionalProp, Prop, Result, Variadic
 from ..diagnostics import op_error
 from ..dialect import Dialect
 
@@ -123,9 +124,11 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
 
     Each takes the captures last. What `query`, `key` and `value` yield is rounded to the element
     type of their operand, as a tensor of it would be. The lse counts the sink; without one a row
-    that keeps no key gives out 0 (before `output`) and lse -inf.
+    that keeps no key gives out 0 (before `output`) and lse -inf. With `empty_score` every key of such
+    a row has that score instead, as where a model masks with a finite number: the row averages all values.
     `structure` is what mask analysis proved, `schedule` what the planner chose; where the result
-    is `positions_first`, it lies in memory as (B, M, H, E).
+    is `positions_first`, it lies in memory as (B, M, H, E). `rows` says in words which regions of rows
+    were absorbed, and why.
     """
 
     q, k, v = Operand(FLOAT_TENSOR_4D), Operand(FLOAT_TENSOR_4D), Operand(FLOAT_TENSOR_4D)
@@ -133,9 +136,11 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
     scale = Prop(FloatAttr, default=FloatAttr(1.0, f32))
     group = Prop(IntegerAttr, default=IntegerAttr(1))
     normaliser = Prop(StringAttr, default=StringAttr("softmax"))
+    empty_score = OptionalProp(FloatAttr)
     structure = Hint(DictAttr)
     schedule = Hint(DictAttr)
     positions_first = Hint(UnitAttr)
+    rows = Hint(StringAttr)
     score = Body(optional=True)
     mask = Body(optional=True)
     weight, sink = Body(trailing=True), Body(trailing=True)
@@ -184,6 +189,10 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
         self._verify_results()
         for name, region in self.present:
             self._verify_region(name, region, REGIONS[name].result)
+        if self.empty_score is not None and (
+            self.empty_score.type != f32 or not math.isfinite(self.empty_score.value)
+        ):  # fmt: skip
+            op_error(self.operation, f"empty_score must be a finite f32, but is {self.empty_score}")
         if self.normaliser.value not in NORMALISERS:
             op_error(
                 self.operation, f"normaliser must be one of {', '.join(NORMALISERS)}, but is {self.normaliser.value}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .aten_arguments import executed
+from .aten_complex import COMPLEX
 from .aten_elementwise import ARITHMETIC, CASTS, FUNCTIONS, LOGIC
 from .aten_indexing import CREATION, INDEXING
 from .aten_products import PRODUCTS
@@ -14,6 +15,6 @@ from .call import Handler
 
 ATEN: Mapping[str, Handler] = {
     f"aten.{name}": executed(meaning)
-    for table in (ARITHMETIC, FUNCTIONS, LOGIC, CASTS, REDUCTIONS, PRODUCTS, VIEWS, CREATION, INDEXING)
+    for table in (ARITHMETIC, FUNCTIONS, LOGIC, CASTS, REDUCTIONS, PRODUCTS, VIEWS, CREATION, INDEXING, COMPLEX)
     for name, meaning in table.items()
 }

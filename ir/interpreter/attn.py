@@ -82,7 +82,11 @@ def _scores(call: Call, q: Array, k: Array, start: int) -> Array:
     if not op.mask.empty:
         (kept,) = call.run(op.mask, [*positions, *captures])
         scores = np.where(kept, scores, call.real(-np.inf))
-    return np.broadcast_to(scores, shape)
+    scores = np.broadcast_to(scores, shape)
+    if op.empty_score is not None:
+        empty = np.all(scores == -np.inf, axis=-1, keepdims=True)
+        scores = np.where(empty, call.real(op.empty_score.value), scores)
+    return scores
 
 
 def _positions(shape: Sequence[int], start: int) -> list[Array]:
