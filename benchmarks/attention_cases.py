@@ -245,9 +245,14 @@ class Case:
     def scale(self) -> float:
         return 1.0 / math.sqrt(self.width)
 
+    @property
+    def rule(self) -> Form:
+        """What is special about it."""
+        return FORMS[self.form]
+
     def module(self, name: str = "attention") -> Operation:
         """The program as an outlined site: one function around one `attn.attention`."""
-        form, value_width = FORMS[self.form], self.value_width or self.width
+        form, value_width = self.rule, self.value_width or self.width
         keys = H if self.group == 1 else K
         sizes = ((B, H, M, self.width), (B, keys, N, self.width), (B, keys, N, value_width))
         types = [*(TensorType(s, self.dtype) for s in sizes), *form.capture_types]
@@ -273,14 +278,14 @@ class Case:
         q = random(shape.heads, shape.queries, self.width)
         k = random(shape.key_heads, shape.keys, self.width)
         v = random(shape.key_heads, shape.keys, self.value_width or self.width)
-        captures = FORMS[self.form].capture(shape, generator)
+        captures = self.rule.capture(shape, generator)
         return q, k, v, tuple(c.to(device) for c in captures)
 
     def reference(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Captures
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """out and log-sum-exp, computed in the dtype of the arguments; rows without a key are 0 and -inf."""
-        form, group = FORMS[self.form], self.group
+        form, group = self.rule, self.group
         k, v = (x.repeat_interleave(group, dim=1) if group > 1 else x for x in (k, v))
         m = torch.arange(q.shape[2], device=q.device)[:, None]
         n = torch.arange(k.shape[2], device=q.device)[None, :]

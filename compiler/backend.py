@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -12,13 +12,14 @@ from torch._dynamo.exc import ShortenTraceback
 
 from ..ir.diagnostics import CompileError, Diagnostic, error
 from ..ir.location import UNKNOWN, Location
-from .compilation import Compilation
-from .custom_op import call_sites_directly
+from .compilation import Compilation, Program
+from .custom_op import call_sites_directly, watched_calls
 from .dump import Listener
 from .options import Options
 from .refusals import refuse_graph
 from .report import GraphReport, Report, SiteReport
 from .sites import CompiledSite, SiteCompiler
+from .tile_report import counted_in_words
 
 Runnable = Callable[..., Any]
 
@@ -76,7 +77,7 @@ class Backend:
 
     `compile_site` turns an outlined attention into a kernel; by default attir's own. `listener`
     hears of every step. `device` names one that kernels are made for without running. `compiled`
-    holds every site by name.
+    holds every site by name, `programs` what it computes.
     """
 
     options: Options
@@ -84,6 +85,7 @@ class Backend:
     listener: Listener | None = None
     device: str = ""
     compiled: dict[str, CompiledSite] = field(default_factory=dict[str, CompiledSite])
+    programs: dict[str, Program] = field(default_factory=dict[str, Program])
     report: Report = field(default_factory=Report)
     __name__ = "attir"
 
@@ -95,12 +97,32 @@ class Backend:
             compilation = Compilation(self.options, compile_site, graph, self.listener, self.device)
             result = compilation.run(gm)
             self.compiled |= compilation.compiled
+            self.programs |= compilation.programs
         except CompileError as problem:
             refuse_graph(gm, graph, problem)
             result = gm
         if self.options.strict:
             _raise_refusals(graph)
         return self._rest(result, example_inputs)
+
+    def counted(self, run: Callable[[], object]) -> Report:
+        """The report with the tiles counted that each site computes while `run` calls it."""
+        run()
+        # Now everything that the call needs is captured, and what is captured is watched.
+        with watched_calls() as calls:
+            run()
+        # Equal sites share a kernel, and are called in the order in which they are reported.
+        numbers = {program.number for program in self.programs.values()}
+        shared = {number: iter([c for c in calls if c.site == number]) for number in numbers}
+        report = Report([replace(graph, sites=list(graph.sites)) for graph in self.report.graphs])
+        for graph in report.graphs:
+            for position, site in enumerate(graph.sites):
+                program = self.programs.get(site.name)
+                call = next(shared[program.number], None) if program is not None else None
+                if program is not None and call is not None:
+                    tiles = counted_in_words(program.attention, site.plan, call)
+                    graph.sites[position] = replace(site, tiles=tiles)
+        return report
 
     def _rest(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Runnable:
         """What runs the graph around the fused sites."""

@@ -24,11 +24,12 @@ from .fx_export import export_graph
 from .fx_import import Imported, import_graph
 from .head_dims import specialise_head_dims
 from .options import Options
-from .pipelines import RAISE
-from .places import Place, place_for, warn_once
+from .pipelines import raising
+from .places import Place, place_for, target_of, warn_once
 from .refusals import ATTENTION_OPS, refusal
 from .report import GraphReport, Report, SiteReport, location_text
-from .sites import CompiledSite, SiteCompiler, canonical_text, capture_names, outline
+from .sites import CompiledSite, SiteCompiler, canonical_text, capture_names, ir_hash, outline
+from .tile_report import tiles_in_words
 from .torch_types import example_of, symbol_text
 
 
@@ -43,6 +44,7 @@ class Compilation:
     device: str = ""
     hidden: dict[Location, str] = field(default_factory=dict[Location, str])
     compiled: dict[str, CompiledSite] = field(default_factory=dict[str, CompiledSite])
+    programs: dict[str, Program] = field(default_factory=dict[str, "Program"])
 
     def run(self, gm: fx.GraphModule) -> fx.GraphModule:
         dump = Dump.for_graph(self.options.dump, self.graph.number, self.listener)
@@ -53,7 +55,7 @@ class Compilation:
         imported, sites, context = self._raise_until_all_compile(captured, examples, dump)
         exported = export_graph(imported.module, imported, lambda op: sites[op].number, captured.graph_module)
         restore_mutations(exported, captured.signature)
-        self._report(imported, sites, context)
+        self._report(imported, sites, context, example_sizes(captured.graph_module))
         if dump.wanted:
             dump.step("main", "graph", "py", exported.print_readable(print_output=False))
         dump.file("report.json", Report([self.graph]).to_json())
@@ -68,11 +70,19 @@ class Compilation:
             imported = import_graph(captured.graph_module, self._is_hidden)
             dump.module("main", "aten", imported.module)
             context = PassContext()
-            PassPipeline(RAISE).run(imported.module, context, RunSettings(observe=_dumping(dump)))
+            PassPipeline(self._raising(examples)).run(imported.module, context, RunSettings(observe=_dumping(dump)))
             sites, failures = self._compile_sites(imported, examples, sizes, dump)
             if not failures:
                 return imported, sites, context
             self.hidden |= failures
+
+    def _raising(self, examples: Sequence[Any]) -> tuple[Pass, ...]:
+        """The passes that raise; nothing around attention moves where it is not known what runs it."""
+        try:
+            target = self.device or target_of(self._place(examples).backend)
+        except CompileError:
+            return raising("never", "", self.options.rest)
+        return raising(self.options.fuse_rows, target, self.options.rest)
 
     def _is_hidden(self, name: str, location: Location) -> bool:
         return name in ATTENTION_OPS and location in self.hidden
@@ -120,22 +130,37 @@ class Compilation:
         if positions_first not in numbers:
             numbers[positions_first] = register_site(compiled.runner, positions_first=positions_first)
         self.compiled[name] = compiled
+        self.programs[name] = Program(module, numbers[positions_first])
         dump.module(name, "outline", module)
         _dump_kernel(dump, name, compiled.language, compiled.steps, compiled.kernel_source)
         if dump.wanted:
             compiled.watch(
                 lambda which, steps, source: _dump_kernel(dump, f"{name}.{which}", compiled.language, steps, source)
             )
-        return Site(name, compiled, numbers[positions_first], place.why)
+        return Site(name, compiled, numbers[positions_first], place.why, ir_hash(key[0]))
 
-    def _report(self, imported: Imported, sites: Mapping[Operation, Site], context: PassContext) -> None:
+    def _report(
+        self, imported: Imported, sites: Mapping[Operation, Site], context: PassContext, sizes: Mapping[str, int]
+    ) -> None:
         for op, site in sites.items():
-            self.graph.sites.append(site.report(AttentionOp(op)))
+            self.graph.sites.append(site.report(AttentionOp(op), sizes))
         for op in imported.module.walk():
             reason = refusal(op, context, self.hidden)
             if reason is not None:
                 self.graph.refuse(op.name.removeprefix("fx."), op.location, reason)
         self.graph.notes += [f"{d.message} ({location_text(d.location)})" for d in context.remarks]
+
+
+@dataclass(frozen=True)
+class Program:
+    """An outlined attention, and the number under which graphs call it."""
+
+    module: Operation
+    number: int
+
+    @property
+    def attention(self) -> AttentionOp:
+        return next(AttentionOp(op) for op in self.module.walk() if AttentionOp.match(op))
 
 
 @dataclass(frozen=True)
@@ -146,12 +171,17 @@ class Site:
     compiled: CompiledSite
     number: int
     backend: str
+    ir_hash: str
 
-    def report(self, op: AttentionOp) -> SiteReport:
+    def _plan(self, op: AttentionOp) -> Mapping[str, Any]:
+        """The kernel's plan, and as its entry `rows` what was decided about what surrounds the attention."""
+        return self.compiled.plan if op.rows is None else {**self.compiled.plan, "rows": op.rows.value}
+
+    def report(self, op: AttentionOp, sizes: Mapping[str, int]) -> SiteReport:
         return SiteReport(
             self.name, "fused", location_text(op.operation.location), "", op.operation.name,
-            describe(op, capture_names(op)), self.backend, self.compiled.plan, self.compiled.kernel_source,
-            self.compiled.variants,
+            describe(op, capture_names(op)), self.backend, self._plan(op), self.compiled.kernel_source,
+            self.compiled.variants, self.ir_hash, tiles_in_words(op, self.compiled.plan, sizes),
         )  # fmt: skip
 
 

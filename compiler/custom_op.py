@@ -5,8 +5,9 @@ Knows how PyTorch's dispatcher reaches a site's kernel; knows nothing about kern
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias, cast
 
@@ -24,11 +25,12 @@ contiguous; lse (B, H, M) in f32, empty where it is not wanted. A runner may hav
 """
 
 SCHEMA = (
-    "attention(Tensor q, Tensor k, Tensor v, Tensor[] captures, int site, bool want_lse) -> (Tensor out, Tensor lse)"
+    "attention(Tensor q, Tensor k, Tensor v, Tensor[] captures, int site, bool want_lse, bool positions_first=False)"
+    " -> (Tensor out, Tensor lse)"
 )
+"""`positions_first` is what `site` was registered with: graphs that are kept on disk must tell layouts apart."""
 
 _runners: list[Runner] = []
-_positions_first: set[int] = set()
 
 
 def register_site(runner: Runner, *, positions_first: bool = False) -> int:
@@ -36,11 +38,8 @@ def register_site(runner: Runner, *, positions_first: bool = False) -> int:
 
     Where `positions_first`, out lies in memory as (B, M, H, E).
     """
-    site = len(_runners)
     _runners.append(_reordered(runner) if positions_first else runner)
-    if positions_first:
-        _positions_first.add(site)
-    return site
+    return len(_runners) - 1
 
 
 def _reordered(runner: Runner) -> Runner:
@@ -58,17 +57,60 @@ def _reordered(runner: Runner) -> Runner:
     return copying
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a site: its number, the shapes of q and k, and what it captured then."""
+
+    site: int
+    q: torch.Size
+    k: torch.Size
+    captures: Sequence[torch.Tensor]
+
+
+@contextmanager
+def watched_calls() -> Generator[list[Call]]:
+    """Collects the calls of all sites that are registered now; they run as ever."""
+    calls, before = list[Call](), list(_runners)
+
+    def watched(site: int, runner: Runner) -> Runner:
+        def run(
+            q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            calls.append(Call(site, q.shape, k.shape, [c.detach().clone() for c in captures]))
+            return runner(q, k, v, captures, want_lse)
+
+        return run
+
+    _runners[:] = [watched(site, runner) for site, runner in enumerate(before)]
+    try:
+        yield calls
+    finally:
+        _runners[: len(before)] = before
+
+
 def _attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: list[torch.Tensor], site: int, want_lse: bool
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    captures: list[torch.Tensor],
+    site: int,
+    want_lse: bool,
+    positions_first: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return _runners[site](q, k, v, captures, want_lse)
 
 
 def _fake_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: list[torch.Tensor], site: int, want_lse: bool
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    captures: list[torch.Tensor],
+    site: int,
+    want_lse: bool,
+    positions_first: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     batch, heads, length = q.shape[:3]
-    if site in _positions_first:
+    if positions_first:
         out = q.new_empty((batch, length, heads, v.shape[3])).transpose(1, 2)
     else:
         out = q.new_empty((batch, heads, length, v.shape[3]))
@@ -76,7 +118,13 @@ def _fake_attention(
 
 
 def attir_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: list[torch.Tensor], site: int, want_lse: bool
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    captures: list[torch.Tensor],
+    site: int,
+    want_lse: bool,
+    positions_first: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the op does above all kernels, and to be called instead of it where microseconds count.
 
@@ -92,7 +140,7 @@ def attir_attention(
     if plain and not (q.is_neg() or k.is_neg() or v.is_neg() or any(map(torch.Tensor.is_neg, captures))):
         return _runners[site](q, k, v, captures, want_lse)
     with _below_autograd():
-        return attention_op()(q, k, v, captures, site, want_lse)
+        return attention_op()(q, k, v, captures, site, want_lse, positions_first)
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)

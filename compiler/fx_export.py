@@ -123,7 +123,8 @@ class _Writer:
 
     def _attention(self, op: AttentionOp) -> None:
         q, k, v, *captures = (self.values[value] for value in op.operation.operands)
-        arguments = (q, k, v, captures, self.fuse(op.operation), bool(op.lse.uses))
+        layout = (True,) if op.positions_first is not None else ()
+        arguments = (q, k, v, captures, self.fuse(op.operation), bool(op.lse.uses), *layout)
         self._define(op.operation, self._call(op.operation, attention_op(), arguments, {}))
 
     def _call(self, op: Operation, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:

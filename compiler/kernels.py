@@ -24,15 +24,16 @@ INTERPRETER = "interpret"
 
 @dataclass(frozen=True)
 class Kernel:
-    """One attention as a Triton module, and how it came to be."""
+    """One attention as a Triton module, and how it came to be; `tables` is the kernel that runs before it."""
 
     lowered: Lowered
     triton: TritonKernel
+    tables: TritonKernel | None = None
     language = "triton"
 
     @property
     def source(self) -> str:
-        return self.triton.source
+        return self.triton.source if self.tables is None else f"{self.triton.source}\n\n{self.tables.source}"
 
     @property
     def plan(self) -> Mapping[str, Any]:
@@ -92,7 +93,8 @@ def build_kernel(module: Operation, target: str) -> Kernel:
 
 def _build(module: Operation, target: str) -> Kernel:
     lowered = lower(module, target)
-    return Kernel(lowered, emit_kernel(lowered.kernels[0]))
+    tables = emit_kernel(lowered.kernels[-1]) if lowered.tables is not None else None
+    return Kernel(lowered, emit_kernel(lowered.kernels[0]), tables)
 
 
 def compile_site(module: Operation, options: Options, queries: int | None = None) -> CompiledSite:
@@ -106,12 +108,18 @@ def compile_site(module: Operation, options: Options, queries: int | None = None
         from .native_runtime import native_site
 
         return native_site(module, queries, cache=options.cache)
-    from .triton_runtime import KernelRunner
+    from .triton_runtime import KernelRunner, TablesRunner
 
     where = "interpret" if options.backend == INTERPRETER else "triton"
     target = INTERPRETER if where == "interpret" else current_gpu()
     kernel = build_kernel(module, target) if options.cache else _build(module, target)
-    return Site(KernelRunner(kernel.triton, kernel.lowered.group, kernel.lowered.has_lse, where), kernel)
+    lowered, before = kernel.lowered, None
+    if kernel.tables is not None and lowered.tables is not None:
+        before = TablesRunner(kernel.tables, lowered.tables, where)
+    runner = KernelRunner(
+        kernel.triton, lowered.group, lowered.has_lse, where, has_output=lowered.has_output, tables=before
+    )  # fmt: skip
+    return Site(runner, kernel)
 
 
 def current_gpu() -> str:

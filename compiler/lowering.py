@@ -14,6 +14,8 @@ from ..ir.dialects.tile import KernelOp
 from ..ir.printer import print_operation
 from ..passes.manager import Pass, PassContext
 from ..passes.pipeline import PassPipeline, RunSettings
+from ..passes.schedule import Schedule
+from ..passes.tile_tables import TileTables, mask_plan
 from .pipelines import LOWER, schedule
 
 
@@ -22,7 +24,9 @@ class Lowered:
     """One attention as tile kernels for `target`: more than one where partial results are merged.
 
     `plan` is the schedule, `structure` what is known of the mask, `steps` the IR after every pass,
-    `group` the query heads for each key head, `has_lse` whether the last result is the log-sum-exp.
+    `group` the query heads for each key head, `has_lse` whether the last result is the log-sum-exp, `has_output`
+    whether a region changes the output, so that rows without any key need not give 0. Where there are
+    `tables`, the last kernel writes them for the first.
     """
 
     target: str
@@ -32,6 +36,8 @@ class Lowered:
     steps: tuple[tuple[str, str], ...]
     group: int
     has_lse: bool
+    has_output: bool = False
+    tables: TileTables | None = None
 
     @property
     def decisions(self) -> Mapping[str, Any]:
@@ -58,11 +64,15 @@ def lower(module: Operation, target: str, rows: int = 0) -> Lowered:
     attention = next((AttentionOp(op) for op in module.walk() if AttentionOp.match(op)), None)
     if attention is None:
         op_error(module, "holds no attention to make a kernel of")
-    group, has_lse = attention.group.value, bool(attention.lse.uses)
+    group, has_lse, has_output = attention.group.value, bool(attention.lse.uses), not attention.output.empty
     plan, structure = readable(attention.schedule), readable(attention.structure)
+    tables = None
+    if (found := mask_plan(attention)) is not None:
+        tables = TileTables.of(found, Schedule.of(attention), group)
+        structure = {**structure, "tiles": found.kind}
     PassPipeline(LOWER).run(module, context, settings)
     kernels = tuple(op for op in module.walk() if KernelOp.match(op))
-    return Lowered(target, kernels, plan, structure, tuple(steps), group, has_lse)
+    return Lowered(target, kernels, plan, structure, tuple(steps), group, has_lse, has_output, tables)
 
 
 def readable(hint: DictAttr | None) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from .native_kernels import Function, LoadedKernel
 SMALL = 200_000
 """Floating-point operations below which waking a second thread costs more than it saves."""
 
+READ_COST = 8
+"""Floating-point operations that take as long as reading and comparing one captured number."""
+
 MOST_SCRATCH = 4096
 """Floats that may lie behind a block, which is copied for each call."""
 
@@ -148,17 +151,25 @@ class Split:
     """Calls of a kernel that spreads the keys over programs, and of the one that merges what they find.
 
     The partial results and their log-sum-exps, `sizes` floats each, lie one after the other: behind
-    the first block where they are few, else in memory of their own.
+    the first block where they are few, else in memory of their own. Where a region changes the output,
+    the kernel that merges takes the `merged_captures` first captures too.
     """
 
-    __slots__ = ("_captured", "_first", "_like_lse", "_like_out", "_merge", "_no_lse", "_own_memory", "_sizes", "_swap")
+    __slots__ = (
+        "_captured", "_first", "_like_lse", "_like_out", "_lse", "_merge", "_merge_captured", "_no_lse", "_out",
+        "_own_memory", "_sizes", "_swap",
+    )  # fmt: skip
 
-    def __init__(self, first: Block, merge: Block, sizes: tuple[int, int], results: Blanks) -> None:
+    def __init__(
+        self, first: Block, merge: Block, sizes: tuple[int, int], results: Blanks, *, merged_captures: int = 0
+    ) -> None:
         like_out, like_lse, self._swap = results
         self._first, self._merge, self._sizes = first, merge, sizes
         self._like_out, self._like_lse = like_out, like_lse
         self._captured, self._own_memory = first.positions[3:-2], sum(sizes) > first.scratch
-        self._no_lse = like_lse if len(merge.positions) == 3 else None
+        rest = merge.positions[2:]
+        self._merge_captured, self._out, self._lse = rest[:merged_captures], rest[merged_captures], rest[-1]
+        self._no_lse = like_lse if len(rest) == merged_captures + 1 else None
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor]) -> Results:
         first, merge = self._first, self._merge
@@ -166,6 +177,8 @@ class Split:
         words[1], words[10], words[19] = q.data_ptr(), k.data_ptr(), v.data_ptr()
         for position, capture in zip(self._captured, captures, strict=True):
             words[position] = capture.data_ptr()
+        for position, capture in zip(self._merge_captured, captures, strict=False):
+            merged[position] = capture.data_ptr()
         memory = q.new_empty(sum(self._sizes), dtype=torch.float32) if self._own_memory else None
         parts = words.buffer_info()[0] + first.scratch_offset if memory is None else memory.data_ptr()
         # The first of the parts has five axes.
@@ -173,19 +186,56 @@ class Split:
         words[first.positions[-1]] = merged[12] = parts + 4 * self._sizes[0]
         first.start(words)
         out = torch.empty_like(self._like_out, memory_format=torch.contiguous_format)
-        merged[merge.positions[2]] = out.data_ptr()
+        merged[self._out] = out.data_ptr()
         if (lse := self._no_lse) is None:
             lse = torch.empty_like(self._like_lse, memory_format=torch.contiguous_format)
-            merged[merge.positions[3]] = lse.data_ptr()
+            merged[self._lse] = lse.data_ptr()
         merge.start(merged)
         return out.transpose(1, 2) if self._swap else out, lse
 
 
+class Tabled:
+    """Calls of a kernel that reads what a small one before it finds out of captured tensors, `sizes` numbers."""
+
+    __slots__ = ("_block", "_inner", "_sizes")
+
+    def __init__(self, block: Block, sizes: Sizes, inner: Plan) -> None:
+        self._block, self._sizes, self._inner = block, sizes, inner
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor]) -> Results:
+        return self._inner(q, k, v, (*captures, self.tables(q, k, captures)))
+
+    def tables(self, q: torch.Tensor, k: torch.Tensor, captures: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What the small kernel finds."""
+        block, found = self._block, q.new_empty(self._sizes, dtype=torch.int32)
+        words = block.words[:]
+        for position, tensor in zip(block.positions, (q, k, *captures, found), strict=True):
+            words[position] = tensor.data_ptr()
+        block.start(words)
+        return found
+
+
 def plan_call(loaded: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout) -> Plan:
     """How to call a kernel on tensors like these, where there is something to compute."""
+    if (tables := loaded.kernel.lowered.tables) is None:
+        return _plan_main(loaded, tensors, out, lse)
+    q, k, _, *captures = tensors
+    sizes = tables.sizes(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+    layouts = [*(Layout.of(t) for t in (q, k, *captures)), Layout.contiguous(sizes)]
+    programs = sizes[1] * sizes[2] * -(-sizes[3] // loaded.schedule.lanes)
+    work = READ_COST * sizes[1] * sizes[2] * max(q.shape[2], k.shape[2]) * sizes[0] // 2
+    inner = _plan_main(loaded, tensors, out, lse, (Layout.contiguous(sizes),))
+    return Tabled(Block(loaded.functions[-1], layouts, programs, work), sizes, inner)
+
+
+def _plan_main(
+    loaded: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout, tables: tuple[Layout, ...] = ()
+) -> Plan:
+    """How to call the kernel itself; `tables` lie behind the tensors."""
     q, k = tensors[:2]
     schedule, has_lse = loaded.schedule, loaded.kernel.lowered.has_lse
-    inputs, results = [Layout.of(t) for t in tensors], [out, lse] if has_lse else [out]
+    captured, results = [Layout.of(t) for t in tensors[3:]], [out, lse] if has_lse else [out]
+    inputs = [*(Layout.of(t) for t in tensors[:3]), *captured, *tables]
     blanks = _blank(q, out.memory, q.dtype), _blank(q, lse.sizes, torch.float32), out.positions_first
     batch, heads, rows = q.shape[0], q.shape[1], q.shape[2]
     if schedule.folded:
@@ -198,7 +248,8 @@ def plan_call(loaded: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout) 
         return Whole(block, blanks, has_lse=has_lse)
     count = split_count(batch, heads, tiles, k.shape[2], schedule)
     part_out, part_lse = (Layout.contiguous((count, *sizes)) for sizes in (out.sizes, out.sizes[:3]))
-    alone = count == 1 and q.dtype == torch.float32
+    changes = loaded.kernel.lowered.has_output
+    alone = count == 1 and q.dtype == torch.float32 and not changes
     if alone:
         part_out = Layout(part_out.sizes, (out.elements, *out.strides))
     wanted = part_out.elements * (not alone) + part_lse.elements
@@ -208,8 +259,10 @@ def plan_call(loaded: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout) 
     if alone and (has_lse or first.scratch):
         # The only part is the result.
         return Whole(first, blanks, has_lse=has_lse, unread=not has_lse)
-    merge = Block(loaded.functions[1], [part_out, part_lse, *results], batch * heads * rows, 4 * part_out.elements)
-    return Split(first, merge, (part_out.elements, part_lse.elements), blanks)
+    merged_captures = captured if changes else []
+    merged = [part_out, part_lse, *merged_captures, *results]
+    merge = Block(loaded.functions[1], merged, batch * heads * rows, 4 * part_out.elements)
+    return Split(first, merge, (part_out.elements, part_lse.elements), blanks, merged_captures=len(merged_captures))
 
 
 def _blank(q: torch.Tensor, sizes: Sizes, dtype: torch.dtype) -> torch.Tensor:

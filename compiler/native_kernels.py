@@ -162,6 +162,11 @@ class NativeKernels:
         """Whether the log-sum-exp is a result."""
         return bool(self.attention.lse.uses)
 
+    @cached_property
+    def has_output(self) -> bool:
+        """Whether a region changes the output, so that rows without any key need not give 0."""
+        return not self.attention.output.empty
+
     def choice(self, queries: int | None, unit_strides: bool = True) -> Choice:
         """The kernel for so many queries; where that is not known, the one for any number."""
         rows = 0 if queries is None else rows_for(queries, self.group, self.target)

@@ -30,7 +30,9 @@ class SiteReport:
     """One attention: what it computes, what became of it, and the reason where it was refused.
 
     Where kernels are compiled as the sizes of calls ask for them, `variants` lists them so far, and
-    `plan` and `kernel_source` are those of the first.
+    `plan` and `kernel_source` are those of the first. `ir_hash` names what is computed: it is equal
+    for equal attention, whether Dynamo, torch.export or a text of IR brought it. `tiles` says how many
+    tiles a kernel computes, or what decides that.
     """
 
     name: str
@@ -43,13 +45,16 @@ class SiteReport:
     plan: Mapping[str, Any] = field(default_factory=dict[str, Any])
     kernel_source: str = ""
     variants: Sequence[Variant] = ()
+    ir_hash: str = ""
+    tiles: str = ""
 
     def __str__(self) -> str:
         told = [("computes", self.form), ("backend", self.backend)]
         for variant in self.variants:
             told += [("variant", f"{variant.calls} ({variant.origin})"), *_plan_lines(variant.plan)]
         told += [] if self.variants else _plan_lines(self.plan)
-        told += [("visits", _visited(self.plan.get("mask", {}))), ("reason", self.reason)]
+        told += [("rows", str(self.plan.get("rows", "")))]
+        told += [("visits", _visited(self.plan.get("mask", {}))), ("tiles", self.tiles), ("reason", self.reason)]
         if self.kernel_source:
             told.append(("kernel", f"{len(self.kernel_source.splitlines())} lines (.kernel_source)"))
         lines = [f"    {label:<10}{text}" for label, text in told if text]
@@ -62,7 +67,7 @@ class SiteReport:
 
 def _plan_lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A plan in words: its numbers, and why these."""
-    hidden = ("reason", "mask", *(("num_warps", "num_stages") if plan.get("lanes") else ()))
+    hidden = ("reason", "mask", "rows", *(("num_warps", "num_stages") if plan.get("lanes") else ()))
     numbers = ", ".join(f"{k}={v}" for k, v in plan.items() if k not in hidden)
     return [("plan", numbers), ("because", str(plan.get("reason", "")))]
 
@@ -79,8 +84,16 @@ def _visited(mask: Mapping[str, Any]) -> str:
         )
         if mask.get(name) is not None
     ]
-    opaque = "the mask is tested on each score" if mask.get("opaque") else ""
+    opaque = _TESTED.get(mask.get("tiles"), _TESTED[None]) if mask.get("opaque") else ""
     return "; ".join(filter(None, (f"keys with {' and '.join(bounds)}" if bounds else "", opaque)))
+
+
+_TESTED: Mapping[str | None, str] = {
+    None: "the mask is tested on each score",
+    "pieces": "ranges of keys in closed form; the mask is tested in tiles that it cuts",
+    "tiles": "tiles that may keep a key; the mask is tested in those that it cuts",
+}
+"""How a kernel treats a mask that is no pair of bounds, by the kind of its plan."""
 
 
 def _offset(distance: Any) -> str:

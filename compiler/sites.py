@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -133,3 +134,8 @@ def canonical_text(module: Operation) -> str:
             value.name_hint = None
         op.properties.pop("sym_name", None)
     return print_operation(copy)
+
+
+def ir_hash(*texts: str) -> str:
+    """A name for canonical texts, in their order: the same from every door a model comes in by."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

@@ -11,6 +11,7 @@ import torch
 
 from ..codegen.triton import OffsetBound, TritonKernel
 from ..ir.diagnostics import error
+from ..passes.tile_tables import TileTables
 from .kernel_cache import cache_directory, load_module
 from .runner_checks import Inputs
 from .triton_interpreter import interpreted, language_lock
@@ -27,10 +28,29 @@ def load_kernel(source: str, name: str, where: Where) -> Callable[..., None]:
 
 
 @dataclass
+class TablesRunner:
+    """Calls the kernel that finds the extremes of captured tensors over tiles: O(tiles) memory, anew for each call."""
+
+    kernel: TritonKernel
+    tables: TileTables
+    where: Where
+    _launch: Callable[..., None] | None = None
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, captures: Sequence[torch.Tensor]) -> torch.Tensor:
+        sizes = self.tables.sizes(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+        found = torch.empty(sizes, dtype=torch.int32, device=q.device)
+        if self._launch is None:
+            self._launch = load_kernel(self.kernel.source, self.kernel.name, self.where)
+        run(self._launch, (q, k, *captures, found), self.where)
+        return found
+
+
+@dataclass
 class KernelRunner:
     """`runner(q, k, v, captures, want_lse) -> (out, lse)` for one site.
 
-    Batch, heads and lengths may be anything; loads the kernel on the first call, as `launch`.
+    Batch, heads and lengths may be anything; loads the kernel on the first call, as `launch`. With
+    `has_output` a region changes the output, also of rows without any key.
     """
 
     kernel: TritonKernel
@@ -39,10 +59,12 @@ class KernelRunner:
     where: Where
     launch: Callable[..., None] | None = None
     positions_first: bool = False
+    has_output: bool = False
+    tables: TablesRunner | None = None
     _loading: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        types = self.kernel.tensors[: -2 if self.has_lse else -1]
+        types = self.kernel.tensors[: -1 - self.has_lse - (self.tables is not None)]
         self.inputs = Inputs(tuple(p.value for p in self.kernel.parameters[: len(types)]), types, self.group)
 
     def with_positions_first(self) -> KernelRunner:
@@ -65,23 +87,19 @@ class KernelRunner:
         lse = torch.empty((batch, heads, length) if self.has_lse else (0,), dtype=torch.float32, device=q.device)
         if want_lse and not self.has_lse:
             raise error("this kernel was compiled without log-sum-exp, which is asked for")
-        if k.shape[2] == 0:
+        if k.shape[2] == 0 and not self.has_output:
             out.zero_()
             lse.fill_(float("-inf"))
         elif out.numel() > 0 or lse.numel() > 0:
             results = (out, lse) if self.has_lse else (out,)
-            self._start((*tensors, *results))
+            found = () if self.tables is None else (self.tables(q, k, captures),)
+            self._start((*tensors, *found, *results))
         return out, lse if want_lse else lse.new_empty(0)
 
     def _start(self, tensors: Sequence[torch.Tensor]) -> None:
         for bound in self.kernel.bounds:
             check_offsets(bound, tensors[bound.argument])
-        launch = self.launch or self._load()
-        if self.where == "interpret":
-            launch(*tensors)
-            return
-        with language_lock, _on_device(tensors[0].device):
-            launch(*tensors)
+        run(self.launch or self._load(), tensors, self.where)
 
     def _load(self) -> Callable[..., None]:
         with self._loading:
@@ -94,6 +112,15 @@ class KernelRunner:
         if (tensors[0].device.type == "cpu") != (self.where == "interpret"):
             raise error(f"the kernel is for backend '{self.where}', but the tensors are on {tensors[0].device}")
         self.inputs.check_sizes(*tensors[:3])
+
+
+def run(launch: Callable[..., None], tensors: Sequence[torch.Tensor], where: Where) -> None:
+    """Start a kernel on tensors of one device."""
+    if where == "interpret":
+        launch(*tensors)
+        return
+    with language_lock, _on_device(tensors[0].device):
+        launch(*tensors)
 
 
 def check_offsets(bound: OffsetBound, tensor: torch.Tensor) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 from ..cost_model.resources import padded_width
@@ -11,24 +12,31 @@ from ..ir.attributes import DenseArrayAttr, FloatType, TensorType, f32
 from ..ir.builder import Builder
 from ..ir.core import Block, Operation, Region, Value
 from ..ir.diagnostics import op_error
-from ..ir.dialects.arith import MinSIOp, MulFOp
+from ..ir.dialects.arith import DivSIOp, MinSIOp, MulFOp
 from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.func import FuncOp, ReturnOp
 from ..ir.dialects.tile import LoadOp, StoreOp
 from ..ir.dialects.tile import ReturnOp as KernelReturnOp
 from ..ir.dialects.tile import YieldOp as GridYieldOp
 from .analyze_mask import analyze_mask
+from .empty_rows import EmptyRows
 from .kernel_frame import KernelFrame, part_of, size_of, width_of
 from .key_ranges import KeyRanges, key_ranges, whole_tiles
 from .manager import Pass, PassContext
+from .mask_plan import MaskPlan
 from .mask_structure import MaskStructure
+from .masked_loops import MaskedLoops
 from .merge_splits import PARTS, merge_kernel, partial_types
+from .position_forms import B, H, M
+from .row_regions import KeyRows, OutputChange, RowPlace, RowRegion, output_change, tiles_like
 from .row_tiles import Place, RowPositions, RowTiles
 from .schedule import Schedule
+from .sink_start import sink_start
 from .softmax_loop import MINUS_INFINITY, Carried, Masking, Scaling, SoftmaxLoop, widened
 from .softmax_results import log_sum, one_where_zero, store_out
 from .tile_builder import ROWS, IndexMath, Tile, TileBuilder
 from .tile_regions import RegionPositions, TileRegion, hoist
+from .tile_tables import TABLE, TileTables, mask_plan
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,9 @@ class LowerAttention(Pass):
     Before: `func.func @f(q, k, v, captures...) -> (out[, lse])`, scheduled by `plan`. After:
     `tile.kernel @f(q, k, v, captures..., out[, lse])`. Where the schedule splits the keys:
     `tile.kernel @f(q, k, v, captures..., part_out, part_lse)`, whose results have the number of parts
-    as their first size, and `tile.kernel @f_merge(part_out, part_lse, out[, lse])`.
+    as their first size, and `tile.kernel @f_merge(part_out, part_lse, out[, lse])`. Where the mask
+    compares what is captured for rows and keys: `tile.kernel @f_tables(q, k, captures..., extremes)`,
+    which runs first, and `extremes` after the captures of the main kernel.
     """
 
     name: ClassVar[str] = "lower-attention"
@@ -51,10 +61,15 @@ class LowerAttention(Pass):
             site = _site(function)
             assert operation.parent is not None
             schedule = Schedule.of(site.attention)
-            kernels = [_Lowering(site, schedule).kernel()]
+            lowering = _Lowering(site, schedule)
+            kernels = [lowering.kernel()]
             if schedule.split:
                 results = ["out" if v is site.attention.out else "lse" for v in site.returned]
                 kernels.append(merge_kernel(site.attention, function.sym_name.value, results, schedule))
+            if (tables := lowering.tables) is not None:
+                q, k, _, *captures = function.body.block.arguments
+                name, location = f"{function.sym_name.value}_tables", site.attention.operation.location
+                kernels.append(tables.kernel(name, site.attention.mask, [q, k, *captures], location))
             for kernel in kernels:
                 operation.parent.insert_before(operation, kernel)
             operation.erase()
@@ -100,6 +115,18 @@ class _Lowering:
     site: _Site
     schedule: Schedule
 
+    @cached_property
+    def _mask_plan(self) -> MaskPlan | None:
+        """How to loop over a mask that is no pair of bounds; None where nothing but every tile will do."""
+        return mask_plan(self.site.attention)
+
+    @cached_property
+    def tables(self) -> TileTables | None:
+        """What a kernel before this one must find out of captured tensors."""
+        if self._mask_plan is None:
+            return None
+        return TileTables.of(self._mask_plan, self.schedule, self.site.attention.group.value)
+
     @property
     def _split(self) -> bool:
         return bool(self.schedule.split)
@@ -121,12 +148,13 @@ class _Lowering:
         return found
 
     def kernel(self) -> Operation:
-        """The kernel's arguments are those of the function, then its results."""
+        """The arguments are those of the function, then what a kernel before it finds out, then the results."""
         inputs, results = self.site.function.body.block.arguments, self._results()
+        tables = [] if self.tables is None else [self.tables.type]
         frame = KernelFrame(
             self.site.function.sym_name.value,
-            [*(v.type for v in inputs), *(type_ for _, type_, _ in results)],
-            [*(v.name_hint for v in inputs), *(name for *_, name in results)],
+            [*(v.type for v in inputs), *tables, *(type_ for _, type_, _ in results)],
+            [*(v.name_hint for v in inputs), *[TABLE] * len(tables), *(name for *_, name in results)],
             self.schedule,
             self.site.attention.operation.location,
         )
@@ -152,7 +180,7 @@ class _Lowering:
         if value in arguments:
             return block.arguments[arguments.index(value)]
         stored = [result for result, *_ in self._results()]
-        return block.arguments[len(arguments) + stored.index(value)]
+        return block.arguments[len(arguments) + (self.tables is not None) + stored.index(value)]
 
     # --- the program
 
@@ -167,28 +195,66 @@ class _Lowering:
         keys, values = (part_of(builder, x, (place.b, place.key_head), f"{n}_head") for x, n in ((k, "k"), (v, "v")))
         element, native = attention.shapes[0].element, bool(schedule.lanes)
         scaling = Scaling.of(attention.scale.value, attention.score, element, native=native)
-        q_tile = self._query_tile(builder, query, place.start_m, key_width, scaling)
         captures = self._captures(block)
+        regions = self._row_regions(captures, (q, k, v))
+        row_place = RowPlace(Tile(place.b), rows.h, rows.m, rows.valid)
+        q_tile = self._query_tile(builder, query, place.start_m, row_place, key_width, scaling, regions["query"])
         score = self._hoist(attention.score, tiles, place, rows, captures)
         mask = self._hoist(attention.mask, tiles, place, rows, captures) if self.site.structure.opaque else None
-        loop = SoftmaxLoop(schedule, scaling, q_tile, keys, values, key_width, value_width, rows.valid, score)
-        result = self._emit_loops(builder, loop, place, tiles, rows.m, mask)
-        self._emit_results(builder, block, place, value_width, result, scaling)
+        loop = SoftmaxLoop(
+            schedule, scaling, q_tile, keys, values, key_width, value_width, rows.valid, score,
+            self._key_rows(regions["key"], place), self._key_rows(regions["value"], place),
+        )  # fmt: skip
+        loop = replace(loop, weight=self._hoist(attention.weight, tiles, place, rows, captures))
+        start = self._start(loop, tiles, place, rows, captures)
+        result = self._emit_loops(builder, loop, start, place, tiles, rows.m, mask)
+        if attention.empty_score is not None:
+            empty_rows = EmptyRows(loop, attention.empty_score.value, place.key_length, place.splits)
+            result = empty_rows.emit(builder, result)
+        change = None if self._split else output_change(regions["output"], row_place)
+        self._emit_results(builder, block, place, value_width, result, scaling, change)
         builder.create(KernelReturnOp)
 
-    def _query_tile(self, builder: Builder, query: Value, start: Value, width: int, scaling: Scaling) -> Value:
+    def _row_regions(self, captures: list[Value], operands: Sequence[Value]) -> dict[str, RowRegion | None]:
+        """The regions that change rows, for their tiles. Vectors run along keys, values and few queries."""
+        attention, schedule = self.site.attention, self.schedule
+        few = schedule.lanes if schedule.block_m < schedule.lanes else 0
+        sources: dict[str, Value] = dict(zip(("query", "key", "value"), operands, strict=True))
+        found: dict[str, RowRegion | None] = {}
+        for name in (*sources, "output"):
+            width, source = width_of(sources.get(name, operands[2])), sources.get(name)
+            region = RowRegion.of(name, attention.region(name), captures, width, source)
+            lanes = schedule.lanes if name in ("key", "value") else few
+            found[name] = None if region is None else region.along(lanes)
+        return found
+
+    def _key_rows(self, region: RowRegion | None, place: Place) -> KeyRows | None:
+        return None if region is None else KeyRows(region, place.b, place.key_head)
+
+    def _query_tile(
+        self,
+        builder: Builder,
+        query: Value,
+        start: Value,
+        row_place: RowPlace,
+        width: int,
+        scaling: Scaling,
+        region: RowRegion | None,
+    ) -> Value:
         """The tile of q as it enters the dots."""
-        type_ = query.type
+        type_, wide = query.type, bool(self.schedule.lanes)
         assert isinstance(type_, TensorType)
         axes = DenseArrayAttr((0,) if width == type_.shape[1] else (0, 1))
         operands, tile = [query, start, builder.index(0)], type_.with_shape(self.schedule.block_m, width)
         loaded = builder.create(LoadOp, operands, [tile], {"boundary": axes}, name="q_tile").out
-        if not self.schedule.lanes:
+        if region is not None:
+            loaded = region.rounded(tiles_like(builder, loaded), row_place, loaded, widen=wide)
+        if not wide:
             return loaded
-        wide = widened(builder, loaded)
+        tile_of_q = widened(builder, loaded)
         if scaling.queries == 1.0:
-            return wide
-        return builder.binary(MulFOp, wide, builder.constant(scaling.queries, wide.type), "q_scaled")
+            return tile_of_q
+        return builder.binary(MulFOp, tile_of_q, builder.constant(scaling.queries, tile_of_q.type), "q_scaled")
 
     def _captures(self, block: Block) -> list[Value]:
         return [self._argument(block, capture) for capture in self.site.attention.captures]
@@ -206,12 +272,20 @@ class _Lowering:
     # --- the loops
 
     def _emit_loops(
-        self, builder: Builder, loop: SoftmaxLoop, place: Place, tiles: TileBuilder, rows: Tile, mask: TileRegion | None
+        self,
+        builder: Builder,
+        loop: SoftmaxLoop,
+        state: Carried,
+        place: Place,
+        tiles: TileBuilder,
+        rows: Tile,
+        mask: TileRegion | None,
     ) -> Carried:
         """Masked tiles at the left edge, whole tiles, masked tiles at the right edge with the ragged tail."""
         structure, math_ = self.site.structure, IndexMath(builder)
+        if mask is not None and self._mask_plan is not None:
+            return self._masked_loops(builder, loop, self._mask_plan, place, mask).emit(builder, state)
         ranges = self._ranges(builder, place)
-        state = self._start(builder, loop)
         right = self._masking(math_, place, tiles, rows, mask)
         if structure.opaque:
             begin = ranges.begin
@@ -228,6 +302,31 @@ class _Lowering:
         state = loop.emit(builder, ranges.full_begin, ranges.full_end, state, None)
         return loop.emit(builder, ranges.full_end, ranges.end, state, right)
 
+    def _masked_loops(
+        self,
+        builder: Builder,
+        loop: SoftmaxLoop,
+        plan: MaskPlan,
+        place: Place,
+        mask: TileRegion,
+    ) -> MaskedLoops:
+        row_begin, row_end = self._rows.queries(builder, place)
+        key_begin, key_end = self._rows.keys(builder, place)
+        last_row = IndexMath(builder).add(row_end, -1)
+        last_row.name_hint = last_row.name_hint or "last_row"
+        positions = {B: (place.b, place.b), H: self._rows.heads(builder, place), M: (row_begin, last_row)}
+        masking = Masking(Tile(place.key_length), region=mask)
+        row_tile = builder.binary(DivSIOp, place.start_m, builder.index(self.schedule.block_m), "row_tile")
+        extremes = None if self.tables is None else self._extremes(builder.block)
+        return MaskedLoops(
+            loop, plan, masking, positions, key_begin, key_end, place.key_length, mask.captures, self.tables, extremes,
+            row_tile,
+        )  # fmt: skip
+
+    def _extremes(self, block: Block) -> Value:
+        """The argument that a kernel before this one fills."""
+        return block.arguments[len(self.site.function.body.block.arguments)]
+
     def _ranges(self, builder: Builder, place: Place) -> KeyRanges[Value]:
         schedule, structure, math_ = self.schedule, self.site.structure, IndexMath(builder)
         row_begin, row_end = self._rows.queries(builder, place)
@@ -238,11 +337,19 @@ class _Lowering:
             bound.name_hint = bound.name_hint or name
         return ranges
 
-    def _start(self, builder: Builder, loop: SoftmaxLoop) -> Carried:
-        rows = self.schedule.block_m
-        acc = builder.constant(0.0, TensorType((rows, loop.value_width), f32), "acc")
-        row_max = builder.constant(MINUS_INFINITY, TensorType((rows,), f32), "row_max")
-        return Carried(acc, row_max, builder.constant(0.0, TensorType((rows,), f32), "row_sum"))
+    def _start(
+        self, loop: SoftmaxLoop, tiles: TileBuilder, place: Place, rows: RowPositions, captures: list[Value]
+    ) -> Carried:
+        """Before any key: nothing, or the sink of each row."""
+        builder, count, region = tiles.builder, self.schedule.block_m, self.site.attention.sink
+        acc = builder.constant(0.0, TensorType((count, loop.value_width), f32), "acc")
+        if region.empty:
+            row_max = builder.constant(MINUS_INFINITY, TensorType((count,), f32), "row_max")
+            return Carried(acc, row_max, builder.constant(0.0, TensorType((count,), f32), "row_sum"))
+        b, h, m, *arguments = region.block.arguments
+        known, valid = {b: Tile(place.b), h: rows.h, m: rows.m}, {ROWS: rows.valid}
+        sinks = hoist(region, tiles, known, dict(zip(arguments, captures, strict=True)), valid)
+        return Carried(acc, *sink_start(tiles, sinks.inline(tiles, {}, valid), loop.scaling, place.split))
 
     def _masking(
         self, math_: IndexMath, place: Place, tiles: TileBuilder, rows: Tile, mask: TileRegion | None
@@ -268,7 +375,14 @@ class _Lowering:
     # --- the results
 
     def _emit_results(
-        self, builder: Builder, block: Block, place: Place, width: int, result: Carried, scaling: Scaling
+        self,
+        builder: Builder,
+        block: Block,
+        place: Place,
+        width: int,
+        result: Carried,
+        scaling: Scaling,
+        change: OutputChange | None,
     ) -> None:
         tiles = TileBuilder(builder, (self.schedule.block_m, width))
         row_sum = one_where_zero(tiles, Tile(result.row_sum, (ROWS,)))
@@ -276,7 +390,7 @@ class _Lowering:
             target = self._rows.rows_of(builder, self._argument(block, value), place, "", partial=True)
             if value is self.site.attention.out:
                 target.name_hint = "out_head"
-                store_out(tiles, target, place.start_m, Tile(result.acc, (0, 1)), row_sum)
+                store_out(tiles, target, place.start_m, Tile(result.acc, (0, 1)), row_sum, change)
             else:
                 target.name_hint = "lse_head"
                 lse = log_sum(tiles, Tile(result.row_max, (ROWS,)), row_sum, natural=scaling.late).value

@@ -14,6 +14,7 @@ from ..ir.dialects.tile import BroadcastOp, GatherOp, LoadOp, ProgramIdOp, Store
 from ..ir.dialects.tile import ReturnOp as KernelReturnOp
 from ..ir.dialects.tile import YieldOp as GridYieldOp
 from .kernel_frame import KernelFrame, part_of, size_of, width_of
+from .row_regions import RowPlace, RowRegion, output_change
 from .schedule import Schedule
 from .softmax_loop import FULL, LOG2_E, MINUS_INFINITY, exp2, finite_or_zero
 from .softmax_results import log_sum, one_where_zero, store_out
@@ -51,16 +52,18 @@ def partial_types(attention: AttentionOp) -> tuple[TensorType, TensorType]:
 
 
 def merge_kernel(attention: AttentionOp, name: str, results: Sequence[str], schedule: Schedule) -> Operation:
-    """`tile.kernel @name_merge(part_out, part_lse, results...)`: out = Σ exp(lse_s - lse) part_s.
+    """`tile.kernel @name_merge(part_out, part_lse, [captures...,] results...)`: out = Σ exp(lse_s - lse) part_s.
 
     One program merges one row (b, h, m). Rows without a key in any part give out 0 and lse -inf,
-    as attention does; nan in a part reaches the result.
+    as attention does; nan in a part reaches the result. An output region, which reads the captures,
+    changes the row before it is stored.
     """
     types = {"out": attention.out.type, "lse": attention.lse.type}
+    captures = [] if attention.output.empty else attention.captures
     frame = KernelFrame(
         f"{name}_merge",
-        [*partial_types(attention), *(types[result] for result in results)],
-        [*PARTS, *results],
+        [*partial_types(attention), *(c.type for c in captures), *(types[result] for result in results)],
+        [*PARTS, *(c.name_hint for c in captures), *results],
         schedule,
         attention.operation.location,
     )
@@ -70,12 +73,16 @@ def merge_kernel(attention: AttentionOp, name: str, results: Sequence[str], sche
     for axis, size in ((2, "H"), (3, "M")):
         programs = counting.binary(MulIOp, programs, size_of(counting, part_lse, axis, size), "programs")
     counting.create(GridYieldOp, [programs])
-    _emit_body(running, body, results)
+    inside = body.arguments[2 : 2 + len(captures)]
+    region = RowRegion.of("output", attention.output, inside, width_of(body.arguments[0]), None)
+    region = None if region is None else region.along(schedule.lanes)
+    _emit_body(running, body, results, region)
     return frame.kernel(grid, body)
 
 
-def _emit_body(builder: Builder, block: Block, results: Sequence[str]) -> None:
-    part_out, part_lse, *targets = block.arguments
+def _emit_body(builder: Builder, block: Block, results: Sequence[str], region: RowRegion | None) -> None:
+    part_out, part_lse = block.arguments[:2]
+    targets = block.arguments[len(block.arguments) - len(results) :]
     b, h, m = _row(builder, part_lse)
     tiles = TileBuilder(builder, (1, width_of(part_out)))
     acc, row_max, row_sum = (Tile(v, FULL if i == 0 else ()) for i, v in enumerate(_merged(tiles, block, (b, h, m))))
@@ -83,7 +90,8 @@ def _emit_body(builder: Builder, block: Block, results: Sequence[str]) -> None:
     for name, target in zip(results, targets, strict=True):
         head = part_of(builder, target, (b, h), f"{name}_head")
         if name == "out":
-            store_out(tiles, head, m, acc, row_sum)
+            change = output_change(region, RowPlace(Tile(b), Tile(h), Tile(m), None))
+            store_out(tiles, head, m, acc, row_sum, change)
         else:
             lse = log_sum(tiles, row_max, row_sum, natural=True).value
             row = TensorType((1,), f32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
@@ -18,6 +18,7 @@ from ..ir.diagnostics import error, op_error
 from ..ir.dialects.attn import AttentionOp
 from .analyze_mask import analyze_mask
 from .manager import Pass, PassContext
+from .mask_plan import MaskPlan
 from .mask_structure import MaskStructure
 from .plan_cpu import cpu_schedule
 from .schedule import Schedule
@@ -130,7 +131,7 @@ def _choose(attention: AttentionOp, shape: AttentionShape, device: Device) -> Sc
             f"{shape.element_bytes} bytes need, even in tiles of {smallest.block_m}x{smallest.block_n}, "
             f"{refusal(smallest, shape, device)}",
         )
-    best = _best(fitting, shape, device)
+    best = _best(fitting, shape, device, live_tiles(attention))
     reason = f"{explain(best, shape, device)}; best of {len(fitting)} that fit, of {len(considered)}"
     return Schedule(best.block_m, best.block_n, best.warps, best.stages, target=device.name, reason=reason)
 
@@ -145,9 +146,30 @@ def _choose_native(attention: AttentionOp, shape: AttentionShape, cpu: Cpu, rows
     return schedule
 
 
-def _best(fitting: Sequence[TileConfig], shape: AttentionShape, device: Device) -> TileConfig:
+def live_tiles(attention: AttentionOp) -> Callable[[TileConfig], float]:
+    """The part of all key tiles that a mask without simple bounds leaves, as far as its sizes are known."""
+    from .mask_trials import live_part
+
+    queries, keys = (type_.shape[2] for type_ in attention.shapes[:2])
+    plan = MaskPlan.of(attention.mask)
+    if plan.kind not in ("pieces", "tiles") or not (isinstance(queries, int) and isinstance(keys, int)):
+        return lambda config: 1.0
+    parts: dict[tuple[int, int], float] = {}
+
+    def part(config: TileConfig) -> float:
+        block = config.block_m, config.block_n
+        if block not in parts:
+            parts[block] = live_part(plan.forms, queries, keys, *block)
+        return parts[block]
+
+    return part
+
+
+def _best(
+    fitting: Sequence[TileConfig], shape: AttentionShape, device: Device, live: Callable[[TileConfig], float]
+) -> TileConfig:
     """The fastest by the estimate; among those as good as equal, the one that reads keys least often."""
-    cycles = {config: cycles_per_score(config, shape, device) for config in fitting}
+    cycles = {config: cycles_per_score(config, shape, device) * live(config) for config in fitting}
     limit = min(cycles.values()) * (1 + CLOSE)
     return max(fitting, key=lambda config: (cycles[config] <= limit, config.block_m, -cycles[config]))
 

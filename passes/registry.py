@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .absorb_rows import AbsorbRows
 from .analyze_mask import AnalyzeMask
 from .canonicalize import Canonicalize
+from .choose_layout import ChooseLayout
+from .convert_torch import ConvertTorch
 from .cse import CommonSubexpressionElimination
 from .dce import DeadCodeElimination
 from .lower_attention import LowerAttention
 from .manager import Pass
 from .plan import PlanAttention
 from .raise_attention import RaiseAttention
+from .raise_flex import RaiseFlexAttention
 
 PASSES: Mapping[str, type[Pass]] = {
     cls.name: cls
     for cls in (
+        ConvertTorch,
         Canonicalize,
         CommonSubexpressionElimination,
         DeadCodeElimination,
         RaiseAttention,
+        RaiseFlexAttention,
+        AbsorbRows,
+        ChooseLayout,
         AnalyzeMask,
         PlanAttention,
         LowerAttention,

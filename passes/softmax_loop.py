@@ -7,7 +7,7 @@ Online softmax as in FlashAttention-2 (arXiv 2307.08691), in powers of two: a ca
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ir.attributes import (
@@ -30,6 +30,7 @@ from ..ir.dialects.math import Exp2Op
 from ..ir.dialects.scf import ForOp, IfOp, YieldOp
 from ..ir.dialects.tensor import ExtractOp
 from ..ir.dialects.tile import AnyOp, DotOp, LoadOp, ReduceOp, TransposeOp
+from .row_regions import KeyRows
 from .schedule import Schedule
 from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder
 from .tile_regions import RegionPositions, TileRegion
@@ -39,6 +40,7 @@ MINUS_INFINITY = float("-inf")
 HUGE = 1e37
 """Scores up to here may be multiplied by log2(e), and added a few times, without overflow."""
 FULL = (ROWS, COLUMNS)
+CARRIED = ("acc", "row_max", "row_sum")
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,14 @@ class Masking:
 
     `key_end` bounds the keys from above (exclusive; None where all tiles are whole), and `last_key`
     (inclusive) does so for each row, never beyond `key_end`; `first_keys` are lower bounds;
-    `region` is an opaque mask.
+    `region` is an opaque mask. Where `cut` is given, scores are checked only while it holds.
     """
 
     key_end: Tile | None
     last_key: Tile | None = None
     first_keys: tuple[Tile, ...] = ()
     region: TileRegion | None = None
+    cut: Value | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ class SoftmaxLoop:
 
     `q_tile` is (block_m, D); `keys` (N, D) and `values` (N, E) are one head's slices, and the
     paddings say whether their tiles are wider than D and E. `uniform` maps region arguments to
-    what no loop changes, `row_valid` says which rows of the tile exist.
+    what no loop changes, `row_valid` says which rows of the tile exist. `key_rows` and `value_rows`
+    change the tiles of keys and values before they are multiplied.
     """
 
     schedule: Schedule
@@ -122,44 +126,33 @@ class SoftmaxLoop:
     value_width: int
     row_valid: Tile
     score: TileRegion | None
+    key_rows: KeyRows | None = None
+    value_rows: KeyRows | None = None
+    weight: TileRegion | None = None
 
     def emit(self, builder: Builder, lower: Value, upper: Value, start: Carried, masking: Masking | None) -> Carried:
         """One loop over the key tiles that start in [lower, upper)."""
-        types = [v.type for v in start.values]
-        block = Block.with_arguments([index, *types], ["start_n", "acc", "row_max", "row_sum"])
-        inner = Builder(block, location=builder.location)
-        start_n, *carried = block.arguments
-        after = self._unless_empty(inner, start_n, Carried(*carried), masking)
-        inner.create(YieldOp, after.values)
-        step = builder.index(self._tile_keys(masking))
-        loop = builder.create(ForOp, [lower, upper, step, *start.values], types, regions=[Region([block])])
-        loop.operation.attributes["about"] = StringAttr(_about(masking))
-        for result, name in zip(loop.results, ("acc", "row_max", "row_sum"), strict=True):
-            result.name_hint = name
-        return Carried(*loop.results)
+        bounds = lower, upper, self._tile_keys(masking)
+
+        def body(inner: Builder, start_n: Value, before: Carried) -> Carried:
+            return self.unless_empty(inner, start_n, before, masking)
+
+        return each_tile(builder, bounds, start, _about(masking), body)
 
     def _tile_keys(self, masking: Masking | None) -> int:
         return self.schedule.edge if _cuts(masking) else self.schedule.block_n
 
-    def _unless_empty(self, builder: Builder, start_n: Value, before: Carried, masking: Masking | None) -> Carried:
+    def unless_empty(self, builder: Builder, start_n: Value, before: Carried, masking: Masking | None) -> Carried:
         """A step; on a CPU, none where an opaque mask keeps no score of the tile, which costs little to find out."""
         if masking is None or masking.region is None or not self.schedule.lanes:
-            return self._step(builder, start_n, before, masking)
+            return self.step(builder, start_n, before, masking)
         tiles = TileBuilder(builder, (self.schedule.block_m, self._tile_keys(masking)))
-        columns, valid = self._positions(tiles, start_n, masking)
+        columns, valid = self.positions(tiles, start_n, masking)
         mask = tiles.spread(_mask(tiles, masking, columns, valid), FULL)
         some = builder.create(AnyOp, [mask], [i1], name="keeps_some").out
-        then, otherwise = Block(), Block()
-        inside = Builder(then, location=builder.location)
-        inside.create(YieldOp, self._step(inside, start_n, before, masking).values)
-        Builder(otherwise, location=builder.location).create(YieldOp, before.values)
-        types = [v.type for v in before.values]
-        chosen = builder.create(IfOp, [some], types, regions=[Region([then]), Region([otherwise])])
-        for result, name in zip(chosen.results, ("acc", "row_max", "row_sum"), strict=True):
-            result.name_hint = name
-        return Carried(*chosen.results)
+        return step_where(builder, some, before, lambda inside: self.step(inside, start_n, before, masking))
 
-    def _positions(self, tiles: TileBuilder, start_n: Value, masking: Masking | None) -> tuple[Tile, dict[int, Tile]]:
+    def positions(self, tiles: TileBuilder, start_n: Value, masking: Masking | None) -> tuple[Tile, dict[int, Tile]]:
         """The keys of a tile, and where along each axis positions exist."""
         columns = tiles.positions(start_n, COLUMNS, "offs_n")
         valid = {ROWS: self.row_valid}
@@ -167,7 +160,8 @@ class SoftmaxLoop:
             valid[COLUMNS] = tiles.compare("slt", columns, masking.key_end, "key_valid")
         return columns, valid
 
-    def _step(self, builder: Builder, start_n: Value, before: Carried, masking: Masking | None) -> Carried:
+    def step(self, builder: Builder, start_n: Value, before: Carried, masking: Masking | None) -> Carried:
+        """What the key tile at `start_n` makes of what the tiles before it left."""
         tiles = TileBuilder(builder, (self.schedule.block_m, self._tile_keys(masking)))
         scores = self._masked_scores(tiles, start_n, masking)
         exponent = Tile(builder.constant(self.scaling.exponent, f32))
@@ -182,8 +176,19 @@ class SoftmaxLoop:
         p = exp2(tiles, self._below(tiles, scores, base, exponent), "p")
         decayed = tiles.binary(MulFOp, Tile(before.row_sum, row), alpha)
         row_sum = tiles.binary(AddFOp, decayed, _reduce(tiles, p, "sum", "tile_sum"), "row_sum")
-        acc = self._accumulate(tiles, start_n, before.acc, alpha, p, masking)
+        p = self.weighted(tiles, start_n, p, masking)
+        acc = self.accumulate(tiles, start_n, before.acc, alpha, p, masking)
         return Carried(acc, new_max.value, row_sum.value)
+
+    def weighted(self, tiles: TileBuilder, start_n: Value, p: Tile, masking: Masking | None) -> Tile:
+        """What the weights become after the softmax; the sum of the row is that of before."""
+        if self.weight is None:
+            return p
+        columns, valid = self.positions(tiles, start_n, masking)
+        positions = RegionPositions.of(self.weight.region)
+        assert positions.score is not None
+        weights = self.weight.inline(tiles, {positions.score: p, positions.n: columns}, valid)
+        return Tile(tiles.spread(weights, FULL), FULL)
 
     def _below(self, tiles: TileBuilder, x: Tile, base: Tile, exponent: Tile, *, scaled: bool = False) -> Tile:
         """How far `x` lies below the maximum, in powers of two; a `scaled` x already counts in those."""
@@ -193,22 +198,30 @@ class SoftmaxLoop:
 
     def _masked_scores(self, tiles: TileBuilder, start_n: Value, masking: Masking | None) -> Tile:
         scores = self._scores(tiles, start_n, masking)
-        columns, valid = self._positions(tiles, start_n, masking)
+        columns, valid = self.positions(tiles, start_n, masking)
         if self.score is not None:
             positions = RegionPositions.of(self.score.region)
             assert positions.score is not None
             scores = self.score.inline(tiles, {positions.score: scores, positions.n: columns}, valid)
         if masking is None:
             return Tile(tiles.spread(scores, FULL), FULL)
-        mask = _mask(tiles, masking, columns, valid)
-        dropped = Tile(tiles.builder.constant(MINUS_INFINITY, f32))
-        kept = Tile(tiles.spread(mask, FULL), FULL)
-        return tiles.elementwise(SelectOp.op_name, [kept, scores, dropped], f32, label="scores")
+        if masking.cut is None:
+            return _kept_scores(tiles, masking, scores, columns, valid)
+        whole = tiles.spread(scores, FULL)
+        then, otherwise = Block(), Block()
+        inside = TileBuilder(Builder(then, location=tiles.builder.location), tiles.shape)
+        kept = _kept_scores(inside, masking, Tile(whole, FULL), columns, valid)
+        inside.builder.create(YieldOp, [kept.value])
+        Builder(otherwise, location=tiles.builder.location).create(YieldOp, [whole])
+        regions = [Region([then]), Region([otherwise])]
+        chosen = tiles.builder.create(IfOp, [masking.cut], [whole.type], regions=regions)
+        chosen.results[0].name_hint = "scores"
+        return Tile(chosen.results[0], FULL)
 
     def _scores(self, tiles: TileBuilder, start_n: Value, masking: Masking | None) -> Tile:
         """before * q k^T"""
         builder = tiles.builder
-        k_tile = self._load(builder, self.keys, start_n, self.key_width, masking, "k_tile")
+        k_tile = self._load(builder, self.keys, start_n, self.key_width, masking, self.key_rows)
         k_type = k_tile.type
         assert isinstance(k_type, TensorType)
         transposed = builder.create(TransposeOp, [k_tile], [k_type.with_shape(*reversed(k_type.shape))], name="k_t").out
@@ -218,14 +231,14 @@ class SoftmaxLoop:
             return scores
         return tiles.binary(MulFOp, scores, Tile(builder.constant(self.scaling.before, f32)), "scores")
 
-    def _accumulate(
+    def accumulate(
         self, tiles: TileBuilder, start_n: Value, acc: Value, alpha: Tile, p: Tile, masking: Masking | None
     ) -> Value:
         """alpha * acc + p v"""
         builder = tiles.builder
         wide = TileBuilder(builder, (self.schedule.block_m, self.value_width))
         kept = wide.binary(MulFOp, Tile(acc, FULL), alpha, "acc")
-        v_tile = self._load(builder, self.values, start_n, self.value_width, masking, "v_tile")
+        v_tile = self._load(builder, self.values, start_n, self.value_width, masking, self.value_rows)
         v_type = v_tile.type
         assert isinstance(v_type, TensorType)
         weights = p.value
@@ -234,20 +247,58 @@ class SoftmaxLoop:
         return self._dot(builder, weights, v_tile, kept.value, "acc")
 
     def _load(
-        self, builder: Builder, source: Value, start_n: Value, width: int, masking: Masking | None, name: str
+        self, builder: Builder, source: Value, start_n: Value, width: int, masking: Masking | None, rows: KeyRows | None
     ) -> Value:
         """The rows of `source` from `start_n` on, padded with zeros to `width`; in f32 on CPUs."""
         type_ = source.type
         assert isinstance(type_, TensorType)
         axes = ((0,) if _cuts(masking) else ()) + ((1,) if width != type_.shape[1] else ())
-        tile = type_.with_shape(self._tile_keys(masking), width)
-        properties = {"boundary": DenseArrayAttr(axes)}
+        tile, name = type_.with_shape(self._tile_keys(masking), width), "k_tile" if source is self.keys else "v_tile"
+        properties, wide = {"boundary": DenseArrayAttr(axes)}, bool(self.schedule.lanes)
         loaded = builder.create(LoadOp, [source, start_n, builder.index(0)], [tile], properties, name=name).out
-        return widened(builder, loaded) if self.schedule.lanes else loaded
+        if rows is not None:
+            loaded = rows.changed(builder, loaded, start_n, masking.key_end if masking else None, widen=wide)
+        return widened(builder, loaded) if wide else loaded
 
     def _dot(self, builder: Builder, a: Value, b: Value, acc: Value, name: str) -> Value:
         properties = {"precision": StringAttr(self.schedule.precision)}
         return builder.create(DotOp, [a, b, acc], [acc.type], properties, name=name).out
+
+
+def each_tile(
+    builder: Builder,
+    bounds: tuple[Value, Value, int],
+    start: Carried,
+    about: str,
+    body: Callable[[Builder, Value, Carried], Carried],
+) -> Carried:
+    """A loop from a lower to an upper bound in steps of so many keys; `body` gets its position and what it carries."""
+    lower, upper, keys = bounds
+    types = [v.type for v in start.values]
+    block = Block.with_arguments([index, *types], ["start_n", *CARRIED])
+    inner = Builder(block, location=builder.location)
+    start_n, *carried = block.arguments
+    inner.create(YieldOp, body(inner, start_n, Carried(*carried)).values)
+    step = builder.index(keys)
+    loop = builder.create(ForOp, [lower, upper, step, *start.values], types, regions=[Region([block])])
+    loop.operation.attributes["about"] = StringAttr(about)
+    return _named(loop.results)
+
+
+def step_where(builder: Builder, condition: Value, before: Carried, step: Callable[[Builder], Carried]) -> Carried:
+    """`step` where a condition holds, else what was there before."""
+    then, otherwise = Block(), Block()
+    inside = Builder(then, location=builder.location)
+    inside.create(YieldOp, step(inside).values)
+    Builder(otherwise, location=builder.location).create(YieldOp, before.values)
+    types = [v.type for v in before.values]
+    return _named(builder.create(IfOp, [condition], types, regions=[Region([then]), Region([otherwise])]).results)
+
+
+def _named(results: Sequence[Value]) -> Carried:
+    for result, name in zip(results, CARRIED, strict=True):
+        result.name_hint = name
+    return Carried(*results)
 
 
 def widened(builder: Builder, tile: Value) -> Value:
@@ -295,6 +346,14 @@ def may_be_huge(score: Region) -> bool:
     return False
 
 
+def _kept_scores(tiles: TileBuilder, masking: Masking, scores: Tile, columns: Tile, valid: Mapping[int, Tile]) -> Tile:
+    """The scores, -inf where the mask drops them."""
+    mask = _mask(tiles, masking, columns, valid)
+    dropped = Tile(tiles.builder.constant(MINUS_INFINITY, f32))
+    kept = Tile(tiles.spread(mask, FULL), FULL)
+    return tiles.elementwise(SelectOp.op_name, [kept, scores, dropped], f32, label="scores")
+
+
 def _mask(tiles: TileBuilder, masking: Masking, columns: Tile, valid: Mapping[int, Tile]) -> Tile:
     """Which scores of a tile are kept."""
     conditions = [valid[COLUMNS]] if COLUMNS in valid else []
@@ -324,6 +383,11 @@ def exp2(tiles: TileBuilder, x: Tile, label: str) -> Tile:
     assert power.value.defining_op is not None
     Exp2Op(power.value.defining_op).nonpositive = UnitAttr()
     return power
+
+
+def row_sums(tiles: TileBuilder, x: Tile) -> Tile:
+    """The sum over the keys of a full tile."""
+    return _reduce(tiles, x, "sum", "tile_sum")
 
 
 def _reduce(tiles: TileBuilder, x: Tile, kind: str, label: str) -> Tile:

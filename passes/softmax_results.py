@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from ..ir.attributes import DenseArrayAttr, TensorType, f32, i1
 from ..ir.core import Value
@@ -20,11 +21,19 @@ def one_where_zero(tiles: TileBuilder, row_sum: Tile) -> Tile:
     return tiles.elementwise(SelectOp.op_name, [empty, one, row_sum], f32, label="row_sum")
 
 
-def store_out(tiles: TileBuilder, target: Value, start_m: Value, acc: Tile, row_sum: Tile) -> None:
-    """Store acc / row_sum in the rows of `target` from `start_m` on, in its type."""
+def store_out(
+    tiles: TileBuilder,
+    target: Value,
+    start_m: Value,
+    acc: Tile,
+    row_sum: Tile,
+    change: Callable[[TileBuilder, Tile], Tile] | None = None,
+) -> None:
+    """Store acc / row_sum, as `change` makes it, in the rows of `target` from `start_m` on, in its type."""
     memory, width = target.type, tiles.shape[1]
     assert isinstance(memory, TensorType)
     out = tiles.binary(DivFOp, acc, row_sum, "out_tile")
+    out = out if change is None else change(tiles, out)
     if memory.element != f32:
         out = tiles.elementwise(TruncFOp.op_name, [out], memory.element, label="out_tile")
     axes = DenseArrayAttr((0,) if width == memory.shape[1] else (0, 1))

@@ -33,7 +33,7 @@ class TileRegion:
         """The region's value; `valid` says along each axis where positions exist."""
         known = {**self.known, **varying}
         for op in self.rest:
-            known[op.result] = _emit(op, tiles, known, self.captures, valid)
+            known[op.result] = emit_op(op, tiles, known, self.captures, valid)
         return known[YieldOp(self.region.block.terminator).value]
 
 
@@ -48,13 +48,13 @@ def hoist(
     known, rest = dict(positions), list[Operation]()
     for op in region.block.ops[:-1]:
         if all(v in known or v in captures for v in op.operands):
-            known[op.result] = _emit(op, tiles, known, captures, valid)
+            known[op.result] = emit_op(op, tiles, known, captures, valid)
         else:
             rest.append(op)
     return TileRegion(region, captures, known, rest)
 
 
-def _emit(
+def emit_op(
     op: Operation,
     tiles: TileBuilder,
     known: Mapping[Value, Tile],

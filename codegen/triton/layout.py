@@ -8,15 +8,20 @@ COLUMNS = 100
 
 
 def wrapped(line: str) -> list[str]:
-    """`line`, or if it is too long and ends in a call, that call with its arguments on lines below."""
-    if len(line) <= COLUMNS or not line.endswith(")"):
+    """`line`, or if it is too long: its call with the arguments, or the sum it assigns, on lines below."""
+    if len(line) <= COLUMNS:
         return [line]
-    start = _opening(line)
     indent = line[: len(line) - len(line.lstrip())]
+    inner = indent + "    "
+    if not line.endswith(")"):
+        target, _, total = line.partition(" = ")
+        terms = _split_sum(inner + total)
+        return [line] if len(terms) < 2 else [f"{target} = (", *terms, f"{indent})"]
+    start = _opening(line)
     arguments = split_outside_parentheses(line[start + 1 : -1], ",")
     if len(arguments) < 2:
-        return [line]
-    inner = indent + "    "
+        terms = _split_sum(inner + line[start + 1 : -1])
+        return [line] if len(terms) < 2 else [line[: start + 1], *terms, f"{indent})"]
     packed = inner + ", ".join(arguments)
     middle = [packed] if len(packed) <= COLUMNS else [line for a in arguments for line in wrapped_argument(inner + a)]
     return [line[: start + 1], *middle, f"{indent})"]

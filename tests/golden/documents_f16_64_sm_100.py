@@ -6,11 +6,11 @@ import triton.language as tl
 
 @triton.jit
 def attention(
-    q_ptr, k_ptr, v_ptr, capture0_ptr, out_ptr, lse_ptr,
+    q_ptr, k_ptr, v_ptr, capture0_ptr, extremes_ptr, out_ptr, lse_ptr,
     stride_q_b, stride_q_h, stride_q_m, stride_q_d, stride_k_b, stride_k_h, stride_k_n, stride_k_d,
     stride_v_b, stride_v_h, stride_v_n, stride_v_d, stride_capture0_0, stride_capture0_1,
-    stride_out_b, stride_out_h, stride_out_m, stride_out_d, stride_lse_b, stride_lse_h,
-    stride_lse_m,
+    stride_extremes_0, stride_extremes_1, stride_extremes_3, stride_out_b, stride_out_h,
+    stride_out_m, stride_out_d, stride_lse_b, stride_lse_h, stride_lse_m,
     H, M, N,
 ):
     range_64 = tl.arange(0, 64)
@@ -42,48 +42,94 @@ def attention(
         mask=row_valid,
         other=0,
     )
+    row_tile = start_m // 64
+    least = tl.load(
+        extremes_ptr
+        + tl.cast(2, tl.int64) * stride_extremes_0
+        + tl.cast(b, tl.int64) * stride_extremes_1
+        + tl.cast(row_tile, tl.int64) * stride_extremes_3
+    )
+    largest = tl.load(
+        extremes_ptr
+        + tl.cast(3, tl.int64) * stride_extremes_0
+        + tl.cast(b, tl.int64) * stride_extremes_1
+        + tl.cast(row_tile, tl.int64) * stride_extremes_3
+    )
+    condition = (least >= -268435455) & (largest <= 268435455)
     acc = tl.full([64, 64], 0.0, tl.float32)
     row_max = tl.full([64], float("-inf"), tl.float32)
     row_sum = tl.full([64], 0.0, tl.float32)
-    # key tiles that the mask or the end of the keys cuts
+    # key tiles of which the mask may keep some
     for start_n in range(0, N, 128):
-        k_tile = tl.load(
-            k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets,
-            mask=start_n + range_128[:, None] < N,
-            other=0.0,
+        x = start_n // 128
+        least_2 = tl.load(
+            extremes_ptr
+            + tl.cast(b, tl.int64) * stride_extremes_1
+            + tl.cast(x, tl.int64) * stride_extremes_3
         )
-        k_t = tl.trans(k_tile)
-        scores = tl.dot(q_tile, k_t, input_precision="ieee", out_dtype=tl.float32)
-        offs_n = start_n + range_128
-        key_valid = offs_n < N
-        capture0_value_2 = tl.load(
-            capture0_ptr
-            + tl.cast(b, tl.int64) * stride_capture0_0
-            + tl.cast(offs_n, tl.int64) * stride_capture0_1,
-            mask=key_valid,
-            other=0,
+        largest_2 = tl.load(
+            extremes_ptr
+            + tl.cast(1, tl.int64) * stride_extremes_0
+            + tl.cast(b, tl.int64) * stride_extremes_1
+            + tl.cast(x, tl.int64) * stride_extremes_3
         )
-        condition = capture0_value[:, None] == capture0_value_2[None, :]
-        mask = key_valid[None, :] & condition
-        scores = tl.where(mask, scores, float("-inf"))
-        raw_max = tl.max(scores, 1)
-        tile_max = raw_max * 0.18033688
-        new_max = tl.maximum(row_max, tile_max, propagate_nan=tl.PropagateNan.ALL)
-        no_key_yet = new_max == float("-inf")
-        safe_max = tl.where(no_key_yet, 0.0, new_max)
-        alpha = tl.exp2(row_max - safe_max)
-        p = tl.exp2(scores * 0.18033688 - safe_max[:, None])
-        tile_sum = tl.sum(p, 1)
-        row_sum = row_sum * alpha + tile_sum
-        acc = acc * alpha[:, None]
-        v_tile = tl.load(
-            v_head + tl.cast(start_n, tl.int64) * stride_v_n + v_offsets,
-            mask=start_n + range_128[:, None] < N,
-            other=0.0,
-        )
-        p_cast = p.to(tl.float16)
-        acc = tl.dot(p_cast, v_tile, acc, input_precision="ieee", out_dtype=tl.float32)
-        row_max = new_max
+        condition_2 = (least_2 >= -268435455) & (largest_2 <= 268435455)
+        condition_2 = condition & condition_2
+        live = (least <= largest_2) & (least_2 <= largest) | ~condition_2
+        condition_2 = (largest <= least_2) & (largest_2 <= least) & condition_2
+        full = condition_2 & (start_n + 128 <= N)
+        cut = ~full
+        if live:
+            k_tile = tl.load(
+                k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets,
+                mask=start_n + range_128[:, None] < N,
+                other=0.0,
+            )
+            k_t = tl.trans(k_tile)
+            scores = tl.dot(q_tile, k_t, input_precision="ieee", out_dtype=tl.float32)
+            offs_n = start_n + range_128
+            key_valid = offs_n < N
+            if cut:
+                capture0_value_2 = tl.load(
+                    capture0_ptr
+                    + tl.cast(b, tl.int64) * stride_capture0_0
+                    + tl.cast(offs_n, tl.int64) * stride_capture0_1,
+                    mask=key_valid,
+                    other=0,
+                )
+                condition_3 = capture0_value[:, None] == capture0_value_2[None, :]
+                mask = key_valid[None, :] & condition_3
+                scores_3 = tl.where(mask, scores, float("-inf"))
+                scores_2 = scores_3
+            else:
+                scores_2 = scores
+            raw_max = tl.max(scores_2, 1)
+            tile_max = raw_max * 0.18033688
+            new_max = tl.maximum(row_max, tile_max, propagate_nan=tl.PropagateNan.ALL)
+            no_key_yet = new_max == float("-inf")
+            safe_max = tl.where(no_key_yet, 0.0, new_max)
+            alpha = tl.exp2(row_max - safe_max)
+            p = tl.exp2(scores_2 * 0.18033688 - safe_max[:, None])
+            tile_sum = tl.sum(p, 1)
+            row_sum_3 = row_sum * alpha + tile_sum
+            acc_3 = acc * alpha[:, None]
+            v_tile = tl.load(
+                v_head + tl.cast(start_n, tl.int64) * stride_v_n + v_offsets,
+                mask=start_n + range_128[:, None] < N,
+                other=0.0,
+            )
+            p_cast = p.to(tl.float16)
+            acc_4 = tl.dot(p_cast, v_tile, acc_3, input_precision="ieee", out_dtype=tl.float32)
+            acc_2 = acc_4
+            row_max_2 = new_max
+            row_sum_2 = row_sum_3
+        else:
+            acc_2 = acc
+            row_max_2 = row_max
+            row_sum_2 = row_sum
+        acc = acc_2
+        row_max = row_max_2
+        row_sum = row_sum_2
     no_key = row_sum == 0.0
     row_sum = tl.where(no_key, 1.0, row_sum)
     out_head = out_ptr + tl.cast(b, tl.int64) * stride_out_b + tl.cast(h, tl.int64) * stride_out_h
@@ -105,11 +151,11 @@ def attention(
     )
 
 
-def launch(q, k, v, capture0, out, lse, num_warps=4, num_stages=2):
+def launch(q, k, v, capture0, extremes, out, lse, num_warps=4, num_stages=2):
     """Start the kernel.
 
-    q (B, H, M, 64), k (B, H, N, 64), v (B, H, N, 64), capture0 (c0_0, c0_1), out (B, H, M, 64),
-    lse (B, H, M)
+    q (B, H, M, 64), k (B, H, N, 64), v (B, H, N, 64), capture0 (c0_0, c0_1), extremes (4, TB,
+    1, T), out (B, H, M, 64), lse (B, H, M)
     """
     H = q.shape[1]
     M = q.shape[2]
@@ -117,11 +163,123 @@ def launch(q, k, v, capture0, out, lse, num_warps=4, num_stages=2):
     B = q.shape[0]
     grid = ((M + 63) // 64 * (B * H),)
     attention[grid](
-        q, k, v, capture0, out, lse,
+        q, k, v, capture0, extremes, out, lse,
         q.stride(0), q.stride(1), q.stride(2), q.stride(3), k.stride(0), k.stride(1), k.stride(2),
         k.stride(3), v.stride(0), v.stride(1), v.stride(2), v.stride(3), capture0.stride(0),
-        capture0.stride(1), out.stride(0), out.stride(1), out.stride(2), out.stride(3),
-        lse.stride(0), lse.stride(1), lse.stride(2),
+        capture0.stride(1), extremes.stride(0), extremes.stride(1), extremes.stride(3),
+        out.stride(0), out.stride(1), out.stride(2), out.stride(3), lse.stride(0), lse.stride(1),
+        lse.stride(2),
         H, M, N,
+        num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True,
+    )
+
+
+"""Fused attention kernel `attention_tables`. Written by attir."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def attention_tables(
+    q_ptr, k_ptr, capture0_ptr, extremes_ptr,
+    stride_capture0_0, stride_capture0_1, stride_extremes_0, stride_extremes_1, stride_extremes_2,
+    stride_extremes_3,
+    M, N, T,
+):
+    range_128 = tl.arange(0, 128)
+    pid = tl.program_id(0)
+    runs = (T + 127) // 128
+    run = pid % runs
+    bh = pid // runs
+    first_tile = run * 128
+    tiles = first_tile + range_128
+    x = tiles * 128
+    least = tl.full([128], 268435456, tl.int32)
+    largest = tl.full([128], -268435456, tl.int32)
+    for i in range(0, 128):
+        position = x + i
+        exists = position < N
+        capture0_value = tl.load(
+            capture0_ptr
+            + tl.cast(bh, tl.int64) * stride_capture0_0
+            + tl.cast(position, tl.int64) * stride_capture0_1,
+            mask=exists,
+            other=0,
+        )
+        least = tl.where(exists, tl.minimum(least, capture0_value), least)
+        largest = tl.where(exists, tl.maximum(largest, capture0_value), largest)
+    least_2 = extremes_ptr + tl.cast(bh, tl.int64) * stride_extremes_1
+    extremes_offsets = range_128 * stride_extremes_3
+    tl.store(
+        least_2 + tl.cast(first_tile, tl.int64) * stride_extremes_3 + extremes_offsets,
+        least,
+        mask=first_tile + range_128 < T,
+    )
+    largest_2 = (
+        extremes_ptr
+        + tl.cast(1, tl.int64) * stride_extremes_0
+        + tl.cast(bh, tl.int64) * stride_extremes_1
+    )
+    extremes_offsets_2 = range_128 * stride_extremes_3
+    tl.store(
+        largest_2 + tl.cast(first_tile, tl.int64) * stride_extremes_3 + extremes_offsets_2,
+        largest,
+        mask=first_tile + range_128 < T,
+    )
+    tiles = tiles * 64
+    least_3 = tl.full([128], 268435456, tl.int32)
+    largest_3 = tl.full([128], -268435456, tl.int32)
+    for i in range(0, 64):
+        position = tiles + i
+        exists = position < M
+        capture0_value = tl.load(
+            capture0_ptr
+            + tl.cast(bh, tl.int64) * stride_capture0_0
+            + tl.cast(position, tl.int64) * stride_capture0_1,
+            mask=exists,
+            other=0,
+        )
+        least_3 = tl.where(exists, tl.minimum(least_3, capture0_value), least_3)
+        largest_3 = tl.where(exists, tl.maximum(largest_3, capture0_value), largest_3)
+    least = (
+        extremes_ptr
+        + tl.cast(2, tl.int64) * stride_extremes_0
+        + tl.cast(bh, tl.int64) * stride_extremes_1
+    )
+    extremes_offsets_3 = range_128 * stride_extremes_3
+    tl.store(
+        least + tl.cast(first_tile, tl.int64) * stride_extremes_3 + extremes_offsets_3,
+        least_3,
+        mask=first_tile + range_128 < T,
+    )
+    largest = (
+        extremes_ptr
+        + tl.cast(3, tl.int64) * stride_extremes_0
+        + tl.cast(bh, tl.int64) * stride_extremes_1
+    )
+    extremes_offsets_4 = range_128 * stride_extremes_3
+    tl.store(
+        largest + tl.cast(first_tile, tl.int64) * stride_extremes_3 + extremes_offsets_4,
+        largest_3,
+        mask=first_tile + range_128 < T,
+    )
+
+
+def launch(q, k, capture0, extremes, num_warps=4, num_stages=2):
+    """Start the kernel.
+
+    q (B, H, M, 64), k (B, H, N, 64), capture0 (c0_0, c0_1), extremes (4, TB, 1, T)
+    """
+    M = q.shape[2]
+    N = k.shape[2]
+    T = extremes.shape[3]
+    TB = extremes.shape[1]
+    grid = ((T + 127) // 128 * TB,)
+    attention_tables[grid](
+        q, k, capture0, extremes,
+        capture0.stride(0), capture0.stride(1), extremes.stride(0), extremes.stride(1),
+        extremes.stride(2), extremes.stride(3),
+        M, N, T,
         num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True,
     )

@@ -124,6 +124,7 @@ CASES: Sequence[Case] = (
     ("sum", {"self": F(3, 5)}),
     ("sum", {"self": B(3, 5)}),
     ("sum.dim_IntList", {"self": F(3, 5, 7), "dim": [0, -1]}),
+    ("linalg_vector_norm", {"self": F(3, 5, 7), "ord": 2.0, "dim": [-1], "keepdim": True}),
     ("sum.dim_IntList", {"self": I(9, 3, 5), "dim": [1], "keepdim": True}),
     ("mean", {"self": F(3, 5)}),
     ("mean.dim", {"self": F(3, 5), "dim": [-1], "keepdim": True}),
@@ -275,6 +276,10 @@ CASES: Sequence[Case] = (
     ("index.Tensor", {"self": F(4, 5, 6), "indices": [I(4, 3), None, I(6, 3)]}),
     ("index.Tensor", {"self": F(4, 5), "indices": [B(4)]}),
     ("sym_size.int", {"self": F(4, 5), "dim": -1}),
+    ("scatter.value", {"self": F(4, 5), "dim": -1, "index": I(5, 4, 3), "value": 2.0}),
+    ("index_put", {"self": F(4, 5), "indices": [I(4, 1), None], "values": F(5)}),
+    ("argsort.stable", {"self": I(3, 4, 9), "stable": True}),
+    ("argsort.stable", {"self": I(3, 4, 9), "stable": True, "descending": True, "dim": 0}),
 )  # fmt: skip
 
 

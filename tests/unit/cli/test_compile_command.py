@@ -82,7 +82,8 @@ def test_ir_is_printed_on_stderr(attir: Attir, subjects: str) -> None:
     command = ("compile", f"{subjects}:causal", *qkv(), "--emit", "attn")
     every = attir(*command, "--print-ir-after-all")
     assert printed(every.err, "after") == [
-        "aten", "canonicalize", "raise-attention", "dce",
+        "aten", "canonicalize", "raise-flex", "raise-attention", "dce", "absorb-rows", "dce", "canonicalize",
+        "choose-layout",
         *(f"{step} of attention_0_0" for step in (
             "outline", "analyze-mask", "plan", "canonicalize", "cse", "lower-attention", "canonicalize", "cse", "dce",
         )),

@@ -16,16 +16,16 @@ from attir.cost_model.resources import (
     shared_memory,
 )
 from attir.cost_model.roofline import cycles_per_score, tile_cycles
-from attir.ir.attributes import FloatAttr, FloatType, Symbol, TensorType, bf16, f16, f32, f64
+from attir.ir.attributes import FloatAttr, FloatType, Symbol, TensorType, bf16, f16, f32, f64, i1
 from attir.ir.builder import Builder
 from attir.ir.core import Block, Operation, Region
 from attir.ir.diagnostics import CompileError
-from attir.ir.dialects.arith import AddFOp
+from attir.ir.dialects.arith import AddFOp, CmpIOp, FloorDivSIOp
 from attir.ir.dialects.attn import AttentionOp, YieldOp, region_block
 from attir.ir.dialects.builtin import ModuleOp
 from attir.ir.dialects.tensor import ExtractOp
 from attir.passes.manager import PassContext
-from attir.passes.plan import PlanAttention, attention_shape
+from attir.passes.plan import PlanAttention, attention_shape, live_tiles
 from attir.passes.schedule import Schedule
 
 
@@ -172,3 +172,31 @@ def test_a_schedule_by_hand_is_checked() -> None:
     attention.schedule = Schedule(48, 64, 4, 2).to_attr()
     with pytest.raises(CompileError, match="schedule 'block_m' must be a power of two of at least 16, but is 48"):
         Schedule.of(attention)
+
+
+def chunked(queries: int | Symbol, keys: int | Symbol) -> AttentionOp:
+    """Attention inside of blocks of 32 positions."""
+    b, h = Symbol("B"), Symbol("H")
+    types = [TensorType((b, h, length, 64), f16) for length in (queries, keys, keys)]
+    mask = region_block("mask", [])
+    builder, (_, _, m, n) = Builder(mask), mask.arguments
+    blocks = [builder.binary(FloorDivSIOp, x, builder.index(32)) for x in (m, n)]
+    same = builder.create(CmpIOp, blocks, [i1], {"predicate": CmpIOp.predicate_attr("eq")}).out
+    builder.create(YieldOp, [same])
+    block = Block.with_arguments(types)
+    results = [types[0], TensorType((b, h, queries), f32)]
+    return AttentionOp.create(
+        block.arguments, results, {"scale": FloatAttr(0.125)}, [Region([]), Region([mask])]
+    )  # fmt: skip
+
+
+def test_live_tiles_of_known_sizes_are_counted() -> None:
+    """Tiles of 32 keep 8 of 64, tiles of 64 keep 4 of 16: half of what these compute is dropped."""
+    live = live_tiles(chunked(256, 256))
+    assert live(TileConfig(32, 32, 4, 1)) == 8 / 64
+    assert live(TileConfig(64, 64, 4, 1)) == 4 / 16
+
+
+def test_live_tiles_of_unknown_sizes_are_all() -> None:
+    assert live_tiles(chunked(Symbol("M"), 256))(TileConfig(32, 32, 4, 1)) == 1.0
+    assert live_tiles(attention_in(module(64, 64)))(TileConfig(32, 32, 4, 1)) == 1.0
