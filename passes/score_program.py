@@ -126,7 +126,10 @@ class ScoreProgram:
         """The score of the one key whose weight is dropped; None if there is none, a sentence if it is not read."""
         assert self.softmax is not None and self.weights_at is not None
         axis, at = self.softmax.axis, self.weights_at
-        offset = offset_from(at[axis], self.key)
+        offset: float | None = offset_from(at[axis], self.key)
+        if offset is None and self.lengths[1] == 1:
+            # The only key may be read at a number, where a view has broadcast its axis.
+            offset = literal_of(at[axis])
         if offset is None:
             return UNSUMMED
         total, kept = tensor_type(self.softmax.scores).shape[axis], self.lengths[1]

@@ -136,3 +136,24 @@ def test_a_number_that_changes_is_a_constant_again() -> None:
         with torch.no_grad():
             torch.testing.assert_close(compiled(q, k, v), Scaled(scale)(q, k, v))
         assert [s.status for s in attir.explain(compiled).sites] == ["fused"]
+
+
+@pytest.mark.parametrize("sink", [False, True])
+@pytest.mark.parametrize("batch, heads, queries", [(1, 1, 1), (2, 3, 1), (1, 3, 5)])
+def test_the_only_key_is_a_key(sink: bool, batch: int, heads: int, queries: int) -> None:
+    """The first token of a generation: casts broadcast axes of size 1, and positions become numbers."""
+    torch._dynamo.reset()
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        scores = q @ k.mT * 0.25
+        if sink:
+            scores = torch.cat([scores, torch.full_like(scores, 0.3)], -1)
+        return torch.softmax(scores.float(), -1).to(q.dtype)[..., :1] @ v
+
+    q, k, v = (torch.randn(batch, heads, n, 16, dtype=torch.bfloat16) for n in (queries, 1, 1))
+    compiled = attir.compile(attention, strict=True, backend="interpret")
+    with torch.no_grad():
+        ours, eager, exact = compiled(q, k, v), attention(q, k, v), attention(*(x.double() for x in (q, k, v)))
+    error, eager_error = ((x.double() - exact).abs().max().item() for x in (ours, eager))
+    # One rounding of the result, which eager escapes where it rounds the same way twice.
+    assert error <= 2 * eager_error + torch.finfo(torch.bfloat16).eps / 2 * exact.abs().max().item()
