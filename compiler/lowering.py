@@ -26,7 +26,7 @@ class Lowered:
     `plan` is the schedule, `structure` what is known of the mask, `steps` the IR after every pass,
     `group` the query heads for each key head, `has_lse` whether the last result is the log-sum-exp, `has_output`
     whether a region changes the output, so that rows without any key need not give 0. Where there are
-    `tables`, the last kernel writes them for the first.
+    `tables`, a kernel writes them for the main one. `roles` say what each kernel is for.
     """
 
     target: str
@@ -44,13 +44,21 @@ class Lowered:
         """The plan, and what is known of the mask as its entry `mask`."""
         return {**self.plan, "mask": dict(self.structure)}
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What each kernel does, in their order: "main", "rest", "merge", "tables", "list"."""
+        main = KernelOp(self.kernels[0]).sym_name.value
+        names = (KernelOp(kernel).sym_name.value for kernel in self.kernels)
+        return tuple("main" if name == main else name.removeprefix(f"{main}_") for name in names)
 
-def lower(module: Operation, target: str, rows: int = 0) -> Lowered:
+
+def lower(module: Operation, target: str, rows: int = 0, wishes: tuple[tuple[str, int | str], ...] = ()) -> Lowered:
     """The kernels of an outlined attention (see `sites.outline`) on `target`.
 
     `target` is a device such as "sm_90" or "avx512", or "interpret"; `rows` is how many rows of
-    queries share keys in a call, where kernels are made for few of them, else 0. `module` is left
-    as it is. Raises CompileError where no kernel exists.
+    queries share keys in a call, where kernels are made for few of them, else 0; `wishes` are fields
+    of the schedule, with values, that must be followed on a GPU. `module` is left as it is.
+    Raises CompileError where no kernel exists.
     """
     module = module.clone()
     context, steps = PassContext(), list[tuple[str, str]]()
@@ -60,7 +68,7 @@ def lower(module: Operation, target: str, rows: int = 0) -> Lowered:
             steps.append((step.name, print_operation(result, locations=True)))
 
     settings = RunSettings(observe=observe)
-    PassPipeline(schedule(target, rows)).run(module, context, settings)
+    PassPipeline(schedule(target, rows, wishes)).run(module, context, settings)
     attention = next((AttentionOp(op) for op in module.walk() if AttentionOp.match(op)), None)
     if attention is None:
         op_error(module, "holds no attention to make a kernel of")

@@ -9,10 +9,12 @@ from ..passes.choose_layout import ChooseLayout
 from ..passes.cse import CommonSubexpressionElimination
 from ..passes.dce import DeadCodeElimination
 from ..passes.lower_attention import LowerAttention
+from ..passes.make_persistent import MakePersistent
 from ..passes.manager import Pass
 from ..passes.plan import PlanAttention
 from ..passes.raise_attention import RaiseAttention
 from ..passes.raise_flex import RaiseFlexAttention
+from ..passes.swap_operands import SwapOperands
 
 RAISE: tuple[Pass, ...] = (
     Canonicalize(),
@@ -37,13 +39,21 @@ def raising(fuse: str, target: str, rest: str) -> tuple[Pass, ...]:
     return (*RAISE[:last], *absorb, *RAISE[last:])
 
 
-LOWER: tuple[Pass, ...] = (LowerAttention(), Canonicalize(), CommonSubexpressionElimination(), DeadCodeElimination())
+LOWER: tuple[Pass, ...] = (
+    LowerAttention(),
+    SwapOperands(),
+    MakePersistent(),
+    Canonicalize(),
+    CommonSubexpressionElimination(),
+    DeadCodeElimination(),
+)
 """From a scheduled attention to a kernel."""
 
 
-def schedule(target: str, rows: int = 0) -> tuple[Pass, ...]:
+def schedule(target: str, rows: int = 0, wishes: tuple[tuple[str, int | str], ...] = ()) -> tuple[Pass, ...]:
     """What decides how an attention runs on `target`, and leaves it an attention.
 
-    `rows` is for how many pairs of query and head of a group it is made; 0 for any number.
+    `rows` is for how many pairs of query and head of a group it is made; 0 for any number. `wishes`
+    are fields of the schedule, with values, that must be followed.
     """
-    return (AnalyzeMask(), PlanAttention(target, rows), Canonicalize(), CommonSubexpressionElimination())
+    return (AnalyzeMask(), PlanAttention(target, rows, wishes), Canonicalize(), CommonSubexpressionElimination())

@@ -22,7 +22,8 @@ class Device:
     memory, in bytes a second, `clock` in Hz. `operands_in_registers` says that tensor cores read both
     factors of a dot from registers, not from shared memory. `tile_registers` is how many registers a
     thread its tiles may ask for (`resources.register_demand`) before the compiler spills in a loop,
-    found by compiling pointer kernels.
+    found by compiling pointer kernels; `bulk_tile_registers` is the same where keys and values come
+    through tensor descriptors.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Device:
     has_tma: bool
     operands_in_registers: bool
     tile_registers: float
+    bulk_tile_registers: float
     clock: float
     tensor_flops: float
     vector_flops: float
@@ -56,7 +58,7 @@ _A100 = Device(
     name="sm_80", marketing_name="A100",
     shared_memory=166_912, shared_memory_total=167_936, registers=65_536, max_registers=255,
     warp_size=32, max_warps=64, multiprocessors=108, has_tma=False, operands_in_registers=True,
-    tile_registers=160,
+    tile_registers=160, bulk_tile_registers=0,
     clock=1.41e9, tensor_flops=2048, vector_flops=128, exponentials=16, issue=4, l2_bytes=32, bandwidth=2.04e12,
 )  # fmt: skip
 
@@ -66,7 +68,7 @@ _H100 = Device(
     name="sm_90", marketing_name="H100",
     shared_memory=232_448, shared_memory_total=233_472, registers=65_536, max_registers=255,
     warp_size=32, max_warps=64, multiprocessors=132, has_tma=True, operands_in_registers=False,
-    tile_registers=170,
+    tile_registers=170, bulk_tile_registers=224,
     clock=1.83e9, tensor_flops=4096, vector_flops=256, exponentials=16, issue=4, l2_bytes=32, bandwidth=3.35e12,
 )  # fmt: skip
 
@@ -75,7 +77,7 @@ _B200 = Device(
     name="sm_100", marketing_name="B200",
     shared_memory=232_448, shared_memory_total=233_472, registers=65_536, max_registers=255,
     warp_size=32, max_warps=64, multiprocessors=148, has_tma=True, operands_in_registers=False,
-    tile_registers=156,
+    tile_registers=156, bulk_tile_registers=156,
     clock=1.85e9, tensor_flops=8192, vector_flops=256, exponentials=16, issue=4, l2_bytes=40, bandwidth=8.0e12,
 )  # fmt: skip
 
@@ -85,7 +87,7 @@ _MI300X = Device(
     name="gfx942", marketing_name="MI300X",
     shared_memory=65_536, shared_memory_total=65_536, registers=131_072, max_registers=512,
     warp_size=64, max_warps=32, multiprocessors=304, has_tma=False, operands_in_registers=True,
-    tile_registers=320,
+    tile_registers=320, bulk_tile_registers=0,
     clock=2.1e9, tensor_flops=2048, vector_flops=256, exponentials=16, issue=4, l2_bytes=48, bandwidth=5.3e12,
 )  # fmt: skip
 

@@ -24,6 +24,9 @@ UNALIGNED_TILE_REGISTERS = 108.0
 SHARED_MEMORY_SLACK = 2048
 """Bytes beyond the formula in pipelined kernels: barriers, layout conversions; at most 1056 were seen."""
 
+SPECIALISED_SHARED_MEMORY = 33 * 1024
+"""Bytes that warp specialisation adds."""
+
 DRIVER_SHARED_MEMORY = 1024
 """Bytes that the driver takes from a multiprocessor's shared memory for each program."""
 
@@ -47,6 +50,7 @@ class AttentionShape:
     score_work: bool = False
     windowed: bool = False
     unaligned: bool = False
+    bulk: bool = False
 
     @property
     def tensor_cores(self) -> bool:
@@ -67,6 +71,20 @@ class TileConfig:
 def padded_width(width: int) -> int:
     """The width of a tile that holds `width` elements: a power of two of at least 16, as dots need."""
     return max(16, 1 << (width - 1).bit_length())
+
+
+def width_pieces(width: int) -> tuple[int, ...]:
+    """Widths of the tiles that hold `width` elements: a power of two, and one more for what remains beyond it.
+
+    80 elements take tiles of 64 and 16, for which dots do a third less than for one of 128; a remainder
+    that would need a tile as wide as the first one joins it.
+    """
+    first = padded_width(width)
+    if first == 16 or first - width < 16:
+        return (first,)
+    half = first // 2
+    rest = padded_width(width - half)
+    return (half, rest) if rest < half else (first,)
 
 
 def shared_memory(config: TileConfig, shape: AttentionShape) -> int:
@@ -116,13 +134,18 @@ def occupancy(config: TileConfig, shape: AttentionShape, device: Device) -> int:
     return max(1, int(min(by_registers, by_memory, device.max_warps / config.warps)))
 
 
-def refusal(config: TileConfig, shape: AttentionShape, device: Device) -> str | None:
+def refusal(config: TileConfig, shape: AttentionShape, device: Device, specialised: int | bool = False) -> str | None:
     """Why a kernel with these tiles would not run well on `device`; None where it would."""
     memory = shared_memory(config, shape) + (SHARED_MEMORY_SLACK if config.stages > 1 else 0)
+    memory += SPECIALISED_SHARED_MEMORY if specialised else 0
     if memory > device.shared_memory:
         return f"{memory} bytes of shared memory, of {device.shared_memory}"
+    if specialised:
+        return None  # the warps that compute are twice those of the schedule
     demand, limit = register_demand(config, shape, device), device.tile_registers
-    if shape.unaligned and shape.tensor_cores:
+    if shape.bulk:
+        limit = device.bulk_tile_registers
+    elif shape.unaligned and shape.tensor_cores:
         width = max(shape.key_width, shape.value_width)
         demand += config.block_n * width / (config.warps * device.warp_size)
         limit = min(limit, UNALIGNED_TILE_REGISTERS)

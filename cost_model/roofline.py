@@ -23,6 +23,12 @@ NARROW_DOT_PENALTY = 1.6
 OVERLAP_GAIN = 0.1
 """The part of the time saved by a second resident program, whose dots hide softmax. A judgement."""
 
+LOOP_OVERHEAD, LOOP_OVERHEAD_BULK = 100, 50
+"""Instructions of a step that no score needs: addresses, waits, the loop itself."""
+
+MEMORY_LATENCY = 2000
+"""Cycles from a load to its data while device memory is busy, for which bytes must be under way. A judgement."""
+
 WANTED_KEYS_IN_FLIGHT = 192
 """Rows of keys that should be on their way to hide the latency of loads; 3 stages at most."""
 
@@ -67,6 +73,21 @@ def dot_penalty(config: TileConfig, shape: AttentionShape, device: Device) -> fl
     return repeated * (NARROW_DOT_PENALTY if narrow else 1.0)
 
 
+def cycles_per_key(config: TileConfig, shape: AttentionShape, device: Device) -> float:
+    """Cycles of one multiprocessor for each key where few queries read long caches; lower is better.
+
+    Loads run beside the arithmetic, as fast as what is under way hides their latency.
+    """
+    resident = max(1, occupancy(config, shape, device))
+    key_bytes = (shape.key_width + shape.value_width) * shape.element_bytes + shape.column_bytes
+    under_way = resident * max(0.5, config.stages - 1) * config.block_n * key_bytes
+    share = device.bandwidth / device.multiprocessors / device.clock
+    rate = min(share, under_way / MEMORY_LATENCY)
+    cycles = tile_cycles(config, shape, device)
+    busy = max(cycles.dots + max(cycles.exponentials, cycles.issue) / min(resident, 2), cycles.l2)
+    return max(key_bytes / rate, busy / config.block_n)
+
+
 def loop_instructions(config: TileConfig, shape: AttentionShape, device: Device) -> float:
     """Instructions of one warp for one unmasked key tile, dots aside.
 
@@ -76,7 +97,7 @@ def loop_instructions(config: TileConfig, shape: AttentionShape, device: Device)
     scores = config.block_m * config.block_n / threads
     outputs = config.block_m * shape.value_width / threads
     region = 2.0 * shape.score_work + 0.5 * shape.score_bytes
-    return 100 + (5.2 + region) * scores + 1.6 * outputs
+    return (LOOP_OVERHEAD_BULK if shape.bulk else LOOP_OVERHEAD) + (5.2 + region) * scores + 1.6 * outputs
 
 
 def cycles_per_score(config: TileConfig, shape: AttentionShape, device: Device) -> float:

@@ -10,7 +10,7 @@ from ..ir.core import Block, Region, Value
 from ..ir.dialects.arith import AddFOp, CmpFOp, DivFOp, IndexCastOp, SelectOp, SIToFPOp
 from ..ir.dialects.scf import IfOp, YieldOp
 from ..ir.dialects.tile import AnyOp
-from .softmax_loop import CARRIED, FULL, LOG2_E, Carried, Masking, SoftmaxLoop, each_tile, row_sums
+from .softmax_loop import FULL, LOG2_E, Carried, Masking, SoftmaxLoop, each_tile, row_sums
 from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder
 
 LARGEST = 3e38
@@ -33,7 +33,7 @@ class EmptyRows:
 
     def emit(self, builder: Builder, state: Carried) -> Carried:
         """What the loops left, but for rows without a key; those with one keep their bits."""
-        tiles = TileBuilder(builder, (self.loop.schedule.block_m, self.loop.value_width))
+        tiles = self._tiles(builder, self.loop.value_pieces[0])
         zero = Tile(builder.constant(0.0, f32))
         properties = {"predicate": CmpFOp.predicate_attr("oeq")}
         row_sum = Tile(state.row_sum, (ROWS,))
@@ -46,15 +46,18 @@ class EmptyRows:
         Builder(otherwise, location=builder.location).create(YieldOp, state.values)
         types = [v.type for v in state.values]
         chosen = builder.create(IfOp, [some], types, regions=[Region([then]), Region([otherwise])])
-        for result, name in zip(chosen.results, CARRIED, strict=True):
-            result.name_hint = name
-        return Carried(*chosen.results)
+        return state.with_values(chosen.results)
+
+    def _tiles(self, builder: Builder, width: int) -> TileBuilder:
+        return TileBuilder(builder, (self.loop.schedule.block_m, width))
 
     def _averaged(self, tiles: TileBuilder, state: Carried, empty: Tile) -> Carried:
         builder, count = tiles.builder, tiles.shape[0]
         row = TensorType((count,), f32)
         start = Carried(
-            builder.constant(0.0, state.acc.type, "total"), state.row_max, builder.constant(0.0, row, "count")
+            tuple(builder.constant(0.0, acc.type, "total") for acc in state.accs),
+            state.row_max,
+            builder.constant(0.0, row, "count"),
         )
         bounds = builder.index(0), self.key_length, self.loop.schedule.edge
         summed = each_tile(builder, bounds, start, "all keys, for rows that keep none", self._step)
@@ -65,13 +68,17 @@ class EmptyRows:
         any_key = tiles.elementwise(CmpFOp.op_name, [counted, zero], i1, properties, "any_key")
         moved = tiles.conjunction([empty, any_key], "moved")
 
-        def chosen(where: Tile, new: Tile, old: Value, name: str) -> Value:
+        def chosen(where: Tile, new: Tile, old: Value, name: str, tiles: TileBuilder = tiles) -> Value:
             axes = FULL if isinstance(old.type, TensorType) and old.type.rank == len(FULL) else (ROWS,)
             condition = Tile(tiles.spread(where, axes), axes)
             return tiles.elementwise(SelectOp.op_name, [condition, new, Tile(old, axes)], f32, label=name).value
 
+        accs: list[Value] = []
+        for width, total, acc in zip(self.loop.value_pieces, summed.accs, state.accs, strict=True):
+            wide = self._tiles(builder, width)
+            accs.append(chosen(empty, self._share(wide, Tile(total, FULL)), acc, "acc", wide))
         return Carried(
-            chosen(empty, self._share(tiles, Tile(summed.acc, FULL)), state.acc, "acc"),
+            tuple(accs),
             chosen(moved, base, state.row_max, "row_max"),
             chosen(empty, self._share(tiles, counted), state.row_sum, "row_sum"),
         )
@@ -94,4 +101,5 @@ class EmptyRows:
         count = tiles.binary(AddFOp, Tile(before.row_sum, (ROWS,)), row_sums(tiles, p), "count")
         p = self.loop.weighted(tiles, start_n, p, masking)
         alpha = Tile(builder.constant(1.0, f32))
-        return Carried(self.loop.accumulate(tiles, start_n, before.acc, alpha, p, masking), before.row_max, count.value)
+        accs = self.loop.accumulate(tiles, start_n, before.accs, alpha, p, masking)
+        return Carried(accs, before.row_max, count.value)

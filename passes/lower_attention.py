@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
-from ..cost_model.resources import padded_width
-from ..ir.attributes import DenseArrayAttr, FloatType, TensorType, f32
+from ..ir.attributes import DenseArrayAttr, FloatType, IntegerAttr, StringAttr, TensorType, UnitAttr, f32
 from ..ir.builder import Builder
 from ..ir.core import Block, Operation, Region, Value
 from ..ir.diagnostics import op_error
-from ..ir.dialects.arith import DivSIOp, MinSIOp, MulFOp
+from ..ir.dialects.arith import MinSIOp, MulFOp
 from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.func import FuncOp, ReturnOp
-from ..ir.dialects.tile import LoadOp, StoreOp
+from ..ir.dialects.tile import KernelOp, LoadOp, StoreOp
 from ..ir.dialects.tile import ReturnOp as KernelReturnOp
 from ..ir.dialects.tile import YieldOp as GridYieldOp
 from .analyze_mask import analyze_mask
 from .empty_rows import EmptyRows
+from .head_pieces import head_pieces
 from .kernel_frame import KernelFrame, part_of, size_of, width_of
 from .key_ranges import KeyRanges, key_ranges, whole_tiles
 from .manager import Pass, PassContext
@@ -27,16 +27,25 @@ from .mask_plan import MaskPlan
 from .mask_structure import MaskStructure
 from .masked_loops import MaskedLoops
 from .merge_splits import PARTS, merge_kernel, partial_types
-from .position_forms import B, H, M
 from .row_regions import KeyRows, OutputChange, RowPlace, RowRegion, output_change, tiles_like
 from .row_tiles import Place, RowPositions, RowTiles
 from .schedule import Schedule
 from .sink_start import sink_start
-from .softmax_loop import MINUS_INFINITY, Carried, Masking, Scaling, SoftmaxLoop, widened
+from .softmax_loop import (
+    MINUS_INFINITY,
+    Carried,
+    Masking,
+    Scaling,
+    SoftmaxLoop,
+    piece_name,
+    starts,
+    widened,
+)
 from .softmax_results import log_sum, one_where_zero, store_out
 from .tile_builder import ROWS, IndexMath, Tile, TileBuilder
 from .tile_regions import RegionPositions, TileRegion, hoist
 from .tile_tables import TABLE, TileTables, mask_plan
+from .tile_walk import TileWalk
 
 
 @dataclass(frozen=True)
@@ -161,7 +170,12 @@ class _Lowering:
         (grid, counting), (body, running) = frame.region(), frame.region()
         self._emit_grid(counting, grid)
         self._emit_body(running, body)
-        return frame.kernel(grid, body)
+        kernel = KernelOp(frame.kernel(grid, body))
+        if any(load.bulk is not None for op in kernel.operation.walk() if (load := LoadOp.match(op))):
+            kernel.descriptors = StringAttr(self.schedule.descriptors)
+        kernel.swapped = UnitAttr() if self.schedule.swap else None
+        kernel.persistent = IntegerAttr(self.schedule.persistent) if self.schedule.persistent else None
+        return kernel.operation
 
     # --- the grid
 
@@ -190,7 +204,7 @@ class _Lowering:
         place = self._rows.place(builder, q, k, self._splits(builder, block))
         tiles = TileBuilder(builder, (schedule.block_m, schedule.block_n))
         rows = self._rows.positions(tiles, place)
-        key_width, value_width = (width_of(x) if schedule.lanes else padded_width(width_of(x)) for x in (k, v))
+        pieces = head_pieces(attention, padded=not schedule.lanes)
         query = self._rows.rows_of(builder, q, place, "q_head")
         keys, values = (part_of(builder, x, (place.b, place.key_head), f"{n}_head") for x, n in ((k, "k"), (v, "v")))
         element, native = attention.shapes[0].element, bool(schedule.lanes)
@@ -198,11 +212,11 @@ class _Lowering:
         captures = self._captures(block)
         regions = self._row_regions(captures, (q, k, v))
         row_place = RowPlace(Tile(place.b), rows.h, rows.m, rows.valid)
-        q_tile = self._query_tile(builder, query, place.start_m, row_place, key_width, scaling, regions["query"])
+        q_tiles = self._query_tiles(builder, query, place.start_m, row_place, pieces.keys, scaling, regions["query"])
         score = self._hoist(attention.score, tiles, place, rows, captures)
         mask = self._hoist(attention.mask, tiles, place, rows, captures) if self.site.structure.opaque else None
         loop = SoftmaxLoop(
-            schedule, scaling, q_tile, keys, values, key_width, value_width, rows.valid, score,
+            schedule, scaling, q_tiles, keys, values, pieces.keys, pieces.values, rows.valid, score,
             self._key_rows(regions["key"], place), self._key_rows(regions["value"], place),
         )  # fmt: skip
         loop = replace(loop, weight=self._hoist(attention.weight, tiles, place, rows, captures))
@@ -212,7 +226,7 @@ class _Lowering:
             empty_rows = EmptyRows(loop, attention.empty_score.value, place.key_length, place.splits)
             result = empty_rows.emit(builder, result)
         change = None if self._split else output_change(regions["output"], row_place)
-        self._emit_results(builder, block, place, value_width, result, scaling, change)
+        self._emit_results(builder, block, place, pieces.values, result, scaling, change)
         builder.create(KernelReturnOp)
 
     def _row_regions(self, captures: list[Value], operands: Sequence[Value]) -> dict[str, RowRegion | None]:
@@ -231,30 +245,33 @@ class _Lowering:
     def _key_rows(self, region: RowRegion | None, place: Place) -> KeyRows | None:
         return None if region is None else KeyRows(region, place.b, place.key_head)
 
-    def _query_tile(
+    def _query_tiles(
         self,
         builder: Builder,
         query: Value,
         start: Value,
         row_place: RowPlace,
-        width: int,
+        pieces: Sequence[int],
         scaling: Scaling,
         region: RowRegion | None,
-    ) -> Value:
-        """The tile of q as it enters the dots."""
-        type_, wide = query.type, bool(self.schedule.lanes)
-        assert isinstance(type_, TensorType)
-        axes = DenseArrayAttr((0,) if width == type_.shape[1] else (0, 1))
-        operands, tile = [query, start, builder.index(0)], type_.with_shape(self.schedule.block_m, width)
-        loaded = builder.create(LoadOp, operands, [tile], {"boundary": axes}, name="q_tile").out
-        if region is not None:
-            loaded = region.rounded(tiles_like(builder, loaded), row_place, loaded, widen=wide)
-        if not wide:
-            return loaded
-        tile_of_q = widened(builder, loaded)
-        if scaling.queries == 1.0:
-            return tile_of_q
-        return builder.binary(MulFOp, tile_of_q, builder.constant(scaling.queries, tile_of_q.type), "q_scaled")
+    ) -> tuple[Value, ...]:
+        """The tile of q as it enters the dots, in pieces of columns."""
+        type_, wide, found = query.type, bool(self.schedule.lanes), list[Value]()
+        assert isinstance(type_, TensorType) and isinstance(type_.shape[1], int)
+        for i, (first, width) in enumerate(starts(pieces)):
+            axes = DenseArrayAttr((0, 1) if first + width > type_.shape[1] else (0,))
+            operands, tile = [query, start, builder.index(first)], type_.with_shape(self.schedule.block_m, width)
+            name = piece_name("q_tile", i)
+            loaded = builder.create(LoadOp, operands, [tile], {"boundary": axes}, name=name).out
+            if region is not None:
+                loaded = region.rounded(tiles_like(builder, loaded), row_place, loaded, widen=wide)
+            if wide:
+                loaded = widened(builder, loaded)
+                if scaling.queries != 1.0:
+                    factor = builder.constant(scaling.queries, loaded.type)
+                    loaded = builder.binary(MulFOp, loaded, factor, "q_scaled")
+            found.append(loaded)
+        return tuple(found)
 
     def _captures(self, block: Block) -> list[Value]:
         return [self._argument(block, capture) for capture in self.site.attention.captures]
@@ -310,18 +327,11 @@ class _Lowering:
         place: Place,
         mask: TileRegion,
     ) -> MaskedLoops:
-        row_begin, row_end = self._rows.queries(builder, place)
-        key_begin, key_end = self._rows.keys(builder, place)
-        last_row = IndexMath(builder).add(row_end, -1)
-        last_row.name_hint = last_row.name_hint or "last_row"
-        positions = {B: (place.b, place.b), H: self._rows.heads(builder, place), M: (row_begin, last_row)}
         masking = Masking(Tile(place.key_length), region=mask)
-        row_tile = builder.binary(DivSIOp, place.start_m, builder.index(self.schedule.block_m), "row_tile")
         extremes = None if self.tables is None else self._extremes(builder.block)
         return MaskedLoops(
-            loop, plan, masking, positions, key_begin, key_end, place.key_length, mask.captures, self.tables, extremes,
-            row_tile,
-        )  # fmt: skip
+            loop, masking, TileWalk.of(builder, self._rows, place, plan, mask.captures, self.tables, extremes)
+        )
 
     def _extremes(self, block: Block) -> Value:
         """The argument that a kernel before this one fills."""
@@ -342,14 +352,17 @@ class _Lowering:
     ) -> Carried:
         """Before any key: nothing, or the sink of each row."""
         builder, count, region = tiles.builder, self.schedule.block_m, self.site.attention.sink
-        acc = builder.constant(0.0, TensorType((count, loop.value_width), f32), "acc")
+        accs = tuple(
+            builder.constant(0.0, TensorType((count, width), f32), piece_name("acc", i))
+            for i, width in enumerate(loop.value_pieces)
+        )
         if region.empty:
             row_max = builder.constant(MINUS_INFINITY, TensorType((count,), f32), "row_max")
-            return Carried(acc, row_max, builder.constant(0.0, TensorType((count,), f32), "row_sum"))
+            return Carried(accs, row_max, builder.constant(0.0, TensorType((count,), f32), "row_sum"))
         b, h, m, *arguments = region.block.arguments
         known, valid = {b: Tile(place.b), h: rows.h, m: rows.m}, {ROWS: rows.valid}
         sinks = hoist(region, tiles, known, dict(zip(arguments, captures, strict=True)), valid)
-        return Carried(acc, *sink_start(tiles, sinks.inline(tiles, {}, valid), loop.scaling, place.split))
+        return Carried(accs, *sink_start(tiles, sinks.inline(tiles, {}, valid), loop.scaling, place.split))
 
     def _masking(
         self, math_: IndexMath, place: Place, tiles: TileBuilder, rows: Tile, mask: TileRegion | None
@@ -379,18 +392,20 @@ class _Lowering:
         builder: Builder,
         block: Block,
         place: Place,
-        width: int,
+        pieces: Sequence[int],
         result: Carried,
         scaling: Scaling,
         change: OutputChange | None,
     ) -> None:
-        tiles = TileBuilder(builder, (self.schedule.block_m, width))
+        tiles = TileBuilder(builder, (self.schedule.block_m, pieces[0]))
         row_sum = one_where_zero(tiles, Tile(result.row_sum, (ROWS,)))
         for value, *_ in self._results():
             target = self._rows.rows_of(builder, self._argument(block, value), place, "", partial=True)
             if value is self.site.attention.out:
                 target.name_hint = "out_head"
-                store_out(tiles, target, place.start_m, Tile(result.acc, (0, 1)), row_sum, change)
+                for (first, width), acc in zip(starts(pieces), result.accs, strict=True):
+                    wide = TileBuilder(builder, (self.schedule.block_m, width))
+                    store_out(wide, target, (place.start_m, first), Tile(acc, (0, 1)), row_sum, change)
             else:
                 target.name_hint = "lse_head"
                 lse = log_sum(tiles, Tile(result.row_max, (ROWS,)), row_sum, natural=scaling.late).value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..cost_model.devices import INTERPRETER, device_named
 from ..ir.attributes import DenseArrayAttr, IntegerAttr, Symbol, TensorType, f32, index
 from ..ir.builder import Builder
 from ..ir.core import Block, Operation, Region, Value
@@ -28,6 +29,13 @@ WANTED_PROGRAMS, LEAST_KEYS, MOST_SPLITS = 64, 512, 64
 program; parts that one program merges in no time."""
 
 
+BUSY, GOOD_WAVES, FEW_TILES, MOST_GPU_SPLITS = 0.8, 0.85, 4, 128
+"""Programs for each multiprocessor that leave nothing to gain; see `gpu_split_count` for the others."""
+
+PRETENDED_MULTIPROCESSORS = 8
+"""Of the interpreter: few, so that small problems are split there too."""
+
+
 def split_count(batch: int, key_heads: int, row_tiles: int, key_length: int, schedule: Schedule) -> int:
     """Into how many parts to split the keys: a function of sizes alone, so that results are the same on any machine.
 
@@ -41,6 +49,32 @@ def split_count(batch: int, key_heads: int, row_tiles: int, key_length: int, sch
     # Parts are whole tiles of keys, of which the last ones may be left without any.
     chunk = -(-key_length // splits) + schedule.block_n - 1
     return max(1, -(-key_length // max(1, chunk // schedule.block_n * schedule.block_n)))
+
+
+def gpu_split_count(programs: int, key_length: int, schedule: Schedule) -> int:
+    """Into how many parts a GPU's kernel splits the keys that each of `programs` programs would read alone.
+
+    The rule of FlashAttention-3: as few parts as keep, in the last wave of programs too, at least
+    `GOOD_WAVES` of what the best count keeps of the multiprocessors busy. Few keys are worth
+    splitting only where most of the device would idle (arXiv 2604.00028). A function of sizes and of
+    what is known of the device alone, so that results are the same from run to run. No part is empty.
+    """
+    wanted = _multiprocessors(schedule.target)
+    tiles = -(-key_length // schedule.block_n)
+    if not schedule.split or programs <= 0 or programs >= BUSY * wanted:
+        return 1
+    if tiles <= FEW_TILES and 4 * programs >= wanted:
+        return 1
+    # Of the counts that give every part as many tiles, the least leaves no part empty.
+    counts = [
+        s for s in range(1, min(MOST_GPU_SPLITS, wanted, tiles) + 1) if s == 1 or -(-tiles // s) < -(-tiles // (s - 1))
+    ]
+    busy = {s: programs * s / wanted / -(-programs * s // wanted) for s in counts}
+    return next((s for s in counts if busy[s] >= GOOD_WAVES * max(busy.values())), 1)
+
+
+def _multiprocessors(target: str) -> int:
+    return PRETENDED_MULTIPROCESSORS if target == INTERPRETER else device_named(target).multiprocessors
 
 
 def partial_types(attention: AttentionOp) -> tuple[TensorType, TensorType]:
@@ -91,7 +125,7 @@ def _emit_body(builder: Builder, block: Block, results: Sequence[str], region: R
         head = part_of(builder, target, (b, h), f"{name}_head")
         if name == "out":
             change = output_change(region, RowPlace(Tile(b), Tile(h), Tile(m), None))
-            store_out(tiles, head, m, acc, row_sum, change)
+            store_out(tiles, head, (m, 0), acc, row_sum, change)
         else:
             lse = log_sum(tiles, row_max, row_sum, natural=True).value
             row = TensorType((1,), f32)

@@ -12,10 +12,12 @@ from .convert_torch import ConvertTorch
 from .cse import CommonSubexpressionElimination
 from .dce import DeadCodeElimination
 from .lower_attention import LowerAttention
+from .make_persistent import MakePersistent
 from .manager import Pass
 from .plan import PlanAttention
 from .raise_attention import RaiseAttention
 from .raise_flex import RaiseFlexAttention
+from .swap_operands import SwapOperands
 
 PASSES: Mapping[str, type[Pass]] = {
     cls.name: cls
@@ -31,5 +33,7 @@ PASSES: Mapping[str, type[Pass]] = {
         AnalyzeMask,
         PlanAttention,
         LowerAttention,
+        SwapOperands,
+        MakePersistent,
     )
 }

@@ -7,9 +7,20 @@ from dataclasses import dataclass, fields
 from ..ir.attributes import DictAttr, IntegerAttr, StringAttr
 from ..ir.diagnostics import op_error
 from ..ir.dialects.attn import AttentionOp
+from ..ir.dialects.tile import DESCRIPTORS
 
-CPU_FIELDS = ("lanes", "columns", "edge_n", "folded", "split")
+CPU_FIELDS = ("lanes", "columns", "edge_n")
 """What only schedules for CPUs have; the text of the others leaves it out."""
+
+GPU_FIELDS = ("descriptors", "swap", "persistent", "specialised", "lists")
+"""What only schedules for GPUs have; a text leaves out what is not used."""
+
+NUMBERS = (*CPU_FIELDS, "folded", "split", *GPU_FIELDS[1:])
+
+FLAGS = ("folded", "split", "swap", "specialised", "lists")
+"""What is either on, 1, or off, 0."""
+
+LOADS = ("", *DESCRIPTORS)
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,12 @@ class Schedule:
     f32. There `columns` of a dot are computed at once, tiles that the mask or the end of the keys
     cuts hold `edge_n` keys (0: block_n), `folded` rows of a tile are pairs of a query and a head of
     its group, and `split` keys are spread over programs whose partial results are merged.
+
+    On GPUs keys and values are read through pointers or through tensor descriptors that the "host"
+    or the "device" makes. With `swap` the keys are the rows of the products, for tiles of few
+    queries. `persistent` programs take one tile after the other; 0 starts a program for each tile.
+    A `specialised` kernel has warps that only load, and visits whole tiles alone: another one visits
+    the rest. With `lists` a kernel before the main one writes down which tiles of keys to visit.
     """
 
     block_m: int
@@ -35,6 +52,11 @@ class Schedule:
     edge_n: int = 0
     folded: int = 0
     split: int = 0
+    descriptors: str = ""
+    swap: int = 0
+    persistent: int = 0
+    specialised: int = 0
+    lists: int = 0
 
     @property
     def edge(self) -> int:
@@ -42,7 +64,8 @@ class Schedule:
         return self.edge_n or self.block_n
 
     def to_attr(self) -> DictAttr:
-        names = [field.name for field in fields(self) if self.lanes or field.name not in CPU_FIELDS]
+        optional = (*GPU_FIELDS, *(() if self.lanes else (*CPU_FIELDS, "folded", "split")))
+        names = [field.name for field in fields(self) if getattr(self, field.name) or field.name not in optional]
         values: list[tuple[str, int | str]] = [(name, getattr(self, name)) for name in names]
         return DictAttr.of({k: IntegerAttr(v) if isinstance(v, int) else StringAttr(v) for k, v in values})
 
@@ -67,7 +90,7 @@ class Schedule:
         schedule = Schedule(
             number("block_m"), number("block_n"), number("num_warps"), number("num_stages"),
             text("precision", "ieee"), text("target", "interpret"), text("reason", ""),
-            *(number(name, least=0) for name in CPU_FIELDS),
+            **{name: number(name, least=0) for name in NUMBERS}, descriptors=text("descriptors", ""),
         )  # fmt: skip
         _check(op, schedule)
         return schedule
@@ -75,17 +98,21 @@ class Schedule:
 
 def _check(op: AttentionOp, schedule: Schedule) -> None:
     """Fail where numbers do not fit each other or the kind of target."""
+    unused = GPU_FIELDS if schedule.lanes else CPU_FIELDS
+    if used := [name for name in unused if getattr(schedule, name)]:
+        kind = "GPUs and excludes" if schedule.lanes else "CPUs and needs"
+        op_error(op.operation, f"schedule '{used[0]}' is for {kind} 'lanes'")
     if schedule.lanes == 0:
         for name in ("block_m", "block_n"):
             size: int = getattr(schedule, name)
             if size < 16 or size & (size - 1):
                 op_error(op.operation, f"schedule '{name}' must be a power of two of at least 16, but is {size}")
-        if used := [name for name in CPU_FIELDS if getattr(schedule, name)]:
-            op_error(op.operation, f"schedule '{used[0]}' is for CPUs and needs 'lanes'")
+    if schedule.descriptors not in LOADS:
+        op_error(op.operation, f"schedule 'descriptors' must be host or device, but is {schedule.descriptors}")
     if schedule.block_n % schedule.edge:
         op_error(
             op.operation, f"schedule 'block_n' {schedule.block_n} must be a multiple of 'edge_n' {schedule.edge_n}"
         )
-    for name in ("folded", "split"):
+    for name in FLAGS:
         if getattr(schedule, name) > 1:
             op_error(op.operation, f"schedule '{name}' must be 0 or 1, but is {getattr(schedule, name)}")

@@ -7,10 +7,11 @@ Online softmax as in FlashAttention-2 (arXiv 2307.08691), in powers of two: a ca
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ir.attributes import (
+    Attribute,
     DenseArrayAttr,
     FloatAttr,
     IntegerAttr,
@@ -18,6 +19,7 @@ from ..ir.attributes import (
     TensorType,
     Type,
     UnitAttr,
+    element_type,
     f32,
     i1,
     index,
@@ -40,20 +42,35 @@ MINUS_INFINITY = float("-inf")
 HUGE = 1e37
 """Scores up to here may be multiplied by log2(e), and added a few times, without overflow."""
 FULL = (ROWS, COLUMNS)
-CARRIED = ("acc", "row_max", "row_sum")
 
 
 @dataclass(frozen=True)
 class Carried:
-    """What one key tile hands to the next: out (block_m, E), maximum and sum (block_m), all f32."""
+    """What a key tile hands to the next: out (block_m, E) in pieces of columns, maximum and sum (block_m), all f32."""
 
-    acc: Value
+    accs: tuple[Value, ...]
     row_max: Value
     row_sum: Value
 
     @property
     def values(self) -> list[Value]:
-        return [self.acc, self.row_max, self.row_sum]
+        return [*self.accs, self.row_max, self.row_sum]
+
+    @property
+    def names(self) -> list[str]:
+        return [*(piece_name("acc", i) for i in range(len(self.accs))), "row_max", "row_sum"]
+
+    def with_values(self, values: Sequence[Value]) -> Carried:
+        """The same with other values, under the names that these have."""
+        for value, name in zip(values, self.names, strict=True):
+            value.name_hint = name
+        *accs, row_max, row_sum = values
+        return Carried(tuple(accs), row_max, row_sum)
+
+
+def piece_name(name: str, piece: int) -> str:
+    """The name of one piece of the head dimension."""
+    return f"{name}_{piece + 1}" if piece else name
 
 
 @dataclass(frozen=True)
@@ -111,19 +128,19 @@ class Masking:
 class SoftmaxLoop:
     """Everything that the loops of one kernel share.
 
-    `q_tile` is (block_m, D); `keys` (N, D) and `values` (N, E) are one head's slices, and the
-    paddings say whether their tiles are wider than D and E. `uniform` maps region arguments to
-    what no loop changes, `row_valid` says which rows of the tile exist. `key_rows` and `value_rows`
-    change the tiles of keys and values before they are multiplied.
+    `q_tiles` are (block_m, D) in pieces of columns; `keys` (N, D) and `values` (N, E) are one head's
+    slices, cut into tiles of `key_pieces` and `value_pieces` columns, which together may be wider
+    than D and E. `row_valid` says which rows of the tile exist. `key_rows` and `value_rows` change
+    the tiles of keys and values before they are multiplied.
     """
 
     schedule: Schedule
     scaling: Scaling
-    q_tile: Value
+    q_tiles: tuple[Value, ...]
     keys: Value
     values: Value
-    key_width: int
-    value_width: int
+    key_pieces: tuple[int, ...]
+    value_pieces: tuple[int, ...]
     row_valid: Tile
     score: TileRegion | None
     key_rows: KeyRows | None = None
@@ -163,7 +180,10 @@ class SoftmaxLoop:
     def step(self, builder: Builder, start_n: Value, before: Carried, masking: Masking | None) -> Carried:
         """What the key tile at `start_n` makes of what the tiles before it left."""
         tiles = TileBuilder(builder, (self.schedule.block_m, self._tile_keys(masking)))
-        scores = self._masked_scores(tiles, start_n, masking)
+        # Bulk copies are under way since the step before: one wait for keys and values is shorter than two.
+        k_tiles = self._key_tiles(builder, start_n, masking)
+        v_tiles = self._value_tiles(builder, start_n, masking) if self.schedule.descriptors else None
+        scores = self._masked_scores(tiles, start_n, masking, k_tiles)
         exponent = Tile(builder.constant(self.scaling.exponent, f32))
         row = (ROWS,)
         tile_max = _reduce(tiles, scores, "max", "raw_max")
@@ -177,8 +197,8 @@ class SoftmaxLoop:
         decayed = tiles.binary(MulFOp, Tile(before.row_sum, row), alpha)
         row_sum = tiles.binary(AddFOp, decayed, _reduce(tiles, p, "sum", "tile_sum"), "row_sum")
         p = self.weighted(tiles, start_n, p, masking)
-        acc = self.accumulate(tiles, start_n, before.acc, alpha, p, masking)
-        return Carried(acc, new_max.value, row_sum.value)
+        accs = self.accumulate(tiles, start_n, before.accs, alpha, p, masking, v_tiles)
+        return Carried(accs, new_max.value, row_sum.value)
 
     def weighted(self, tiles: TileBuilder, start_n: Value, p: Tile, masking: Masking | None) -> Tile:
         """What the weights become after the softmax; the sum of the row is that of before."""
@@ -196,8 +216,10 @@ class SoftmaxLoop:
             return tiles.binary(MulFOp, tiles.binary(SubFOp, x, base), exponent)
         return tiles.binary(SubFOp, x if scaled else tiles.binary(MulFOp, x, exponent), base)
 
-    def _masked_scores(self, tiles: TileBuilder, start_n: Value, masking: Masking | None) -> Tile:
-        scores = self._scores(tiles, start_n, masking)
+    def _masked_scores(
+        self, tiles: TileBuilder, start_n: Value, masking: Masking | None, k_tiles: Sequence[Value]
+    ) -> Tile:
+        scores = self._scores(tiles, k_tiles)
         columns, valid = self.positions(tiles, start_n, masking)
         if self.score is not None:
             positions = RegionPositions.of(self.score.region)
@@ -218,47 +240,77 @@ class SoftmaxLoop:
         chosen.results[0].name_hint = "scores"
         return Tile(chosen.results[0], FULL)
 
-    def _scores(self, tiles: TileBuilder, start_n: Value, masking: Masking | None) -> Tile:
+    def _scores(self, tiles: TileBuilder, k_tiles: Sequence[Value]) -> Tile:
         """before * q k^T"""
         builder = tiles.builder
-        k_tile = self._load(builder, self.keys, start_n, self.key_width, masking, self.key_rows)
-        k_type = k_tile.type
-        assert isinstance(k_type, TensorType)
-        transposed = builder.create(TransposeOp, [k_tile], [k_type.with_shape(*reversed(k_type.shape))], name="k_t").out
-        type_ = tiles.type_along(FULL, f32)
-        scores = Tile(self._dot(builder, self.q_tile, transposed, builder.constant(0.0, type_), "scores"), FULL)
+        product = builder.constant(0.0, tiles.type_along(FULL, f32))
+        for i, (q_tile, k_tile) in enumerate(zip(self.q_tiles, k_tiles, strict=True)):
+            type_, name = k_tile.type, piece_name("k_t", i)
+            assert isinstance(type_, TensorType)
+            transposed = builder.create(TransposeOp, [k_tile], [type_.with_shape(*reversed(type_.shape))], name=name)
+            product = self._dot(builder, q_tile, transposed.out, product, "scores")
+        scores = Tile(product, FULL)
         if self.scaling.before == 1.0:
             return scores
         return tiles.binary(MulFOp, scores, Tile(builder.constant(self.scaling.before, f32)), "scores")
 
     def accumulate(
-        self, tiles: TileBuilder, start_n: Value, acc: Value, alpha: Tile, p: Tile, masking: Masking | None
-    ) -> Value:
-        """alpha * acc + p v"""
-        builder = tiles.builder
-        wide = TileBuilder(builder, (self.schedule.block_m, self.value_width))
-        kept = wide.binary(MulFOp, Tile(acc, FULL), alpha, "acc")
-        v_tile = self._load(builder, self.values, start_n, self.value_width, masking, self.value_rows)
-        v_type = v_tile.type
-        assert isinstance(v_type, TensorType)
+        self,
+        tiles: TileBuilder,
+        start_n: Value,
+        accs: Sequence[Value],
+        alpha: Tile,
+        p: Tile,
+        masking: Masking | None,
+        v_tiles: Sequence[Value] | None = None,
+    ) -> tuple[Value, ...]:
+        """alpha * acc + p v, for each piece of columns; values that are not loaded yet are loaded here."""
+        builder, found = tiles.builder, list[Value]()
+        kept = [
+            TileBuilder(builder, (self.schedule.block_m, width)).binary(
+                MulFOp, Tile(acc, FULL), alpha, piece_name("acc", i)
+            )
+            for i, (width, acc) in enumerate(zip(self.value_pieces, accs, strict=True))
+        ]
+        v_tiles = self._value_tiles(builder, start_n, masking) if v_tiles is None else v_tiles
+        element = element_type(v_tiles[0].type)
         weights = p.value
-        if v_type.element != f32:
-            weights = tiles.elementwise(TruncFOp.op_name, [p], v_type.element, label="p_cast").value
-        return self._dot(builder, weights, v_tile, kept.value, "acc")
+        if element != f32:
+            weights = tiles.elementwise(TruncFOp.op_name, [p], element, label="p_cast").value
+        for i, (v_tile, acc) in enumerate(zip(v_tiles, kept, strict=True)):
+            found.append(self._dot(builder, weights, v_tile, acc.value, piece_name("acc", i)))
+        return tuple(found)
+
+    def _key_tiles(self, builder: Builder, start_n: Value, masking: Masking | None) -> list[Value]:
+        return self._load(builder, (self.keys, "k_tile"), start_n, self.key_pieces, masking, self.key_rows)
+
+    def _value_tiles(self, builder: Builder, start_n: Value, masking: Masking | None) -> list[Value]:
+        return self._load(builder, (self.values, "v_tile"), start_n, self.value_pieces, masking, self.value_rows)
 
     def _load(
-        self, builder: Builder, source: Value, start_n: Value, width: int, masking: Masking | None, rows: KeyRows | None
-    ) -> Value:
-        """The rows of `source` from `start_n` on, padded with zeros to `width`; in f32 on CPUs."""
-        type_ = source.type
-        assert isinstance(type_, TensorType)
-        axes = ((0,) if _cuts(masking) else ()) + ((1,) if width != type_.shape[1] else ())
-        tile, name = type_.with_shape(self._tile_keys(masking), width), "k_tile" if source is self.keys else "v_tile"
-        properties, wide = {"boundary": DenseArrayAttr(axes)}, bool(self.schedule.lanes)
-        loaded = builder.create(LoadOp, [source, start_n, builder.index(0)], [tile], properties, name=name).out
+        self,
+        builder: Builder,
+        source: tuple[Value, str],
+        start_n: Value,
+        pieces: Sequence[int],
+        masking: Masking | None,
+        rows: KeyRows | None,
+    ) -> list[Value]:
+        """The rows of `source` from `start_n` on, in `pieces` that zeros pad; in f32 on CPUs."""
+        memory, name = source
+        type_, loaded, wide = memory.type, list[Value](), bool(self.schedule.lanes)
+        assert isinstance(type_, TensorType) and isinstance(type_.shape[1], int)
+        for i, (first, width) in enumerate(starts(pieces)):
+            axes = ((0,) if _cuts(masking) else ()) + ((1,) if first + width > type_.shape[1] else ())
+            properties: dict[str, Attribute] = {"boundary": DenseArrayAttr(axes)}
+            if self.schedule.descriptors and rows is None:
+                properties["bulk"] = UnitAttr()
+            operands, tile = [memory, start_n, builder.index(first)], type_.with_shape(self._tile_keys(masking), width)
+            loaded.append(builder.create(LoadOp, operands, [tile], properties, name=piece_name(name, i)).out)
         if rows is not None:
-            loaded = rows.changed(builder, loaded, start_n, masking.key_end if masking else None, widen=wide)
-        return widened(builder, loaded) if wide else loaded
+            (tile,) = loaded
+            loaded = [rows.changed(builder, tile, start_n, masking.key_end if masking else None, widen=wide)]
+        return [widened(builder, tile) for tile in loaded] if wide else loaded
 
     def _dot(self, builder: Builder, a: Value, b: Value, acc: Value, name: str) -> Value:
         properties = {"precision": StringAttr(self.schedule.precision)}
@@ -275,14 +327,14 @@ def each_tile(
     """A loop from a lower to an upper bound in steps of so many keys; `body` gets its position and what it carries."""
     lower, upper, keys = bounds
     types = [v.type for v in start.values]
-    block = Block.with_arguments([index, *types], ["start_n", *CARRIED])
+    block = Block.with_arguments([index, *types], ["start_n", *start.names])
     inner = Builder(block, location=builder.location)
     start_n, *carried = block.arguments
-    inner.create(YieldOp, body(inner, start_n, Carried(*carried)).values)
+    inner.create(YieldOp, body(inner, start_n, start.with_values(carried)).values)
     step = builder.index(keys)
     loop = builder.create(ForOp, [lower, upper, step, *start.values], types, regions=[Region([block])])
     loop.operation.attributes["about"] = StringAttr(about)
-    return _named(loop.results)
+    return start.with_values(loop.results)
 
 
 def step_where(builder: Builder, condition: Value, before: Carried, step: Callable[[Builder], Carried]) -> Carried:
@@ -292,13 +344,16 @@ def step_where(builder: Builder, condition: Value, before: Carried, step: Callab
     inside.create(YieldOp, step(inside).values)
     Builder(otherwise, location=builder.location).create(YieldOp, before.values)
     types = [v.type for v in before.values]
-    return _named(builder.create(IfOp, [condition], types, regions=[Region([then]), Region([otherwise])]).results)
+    branch = builder.create(IfOp, [condition], types, regions=[Region([then]), Region([otherwise])])
+    return before.with_values(branch.results)
 
 
-def _named(results: Sequence[Value]) -> Carried:
-    for result, name in zip(results, CARRIED, strict=True):
-        result.name_hint = name
-    return Carried(*results)
+def starts(pieces: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The first column and the width of each piece."""
+    first = 0
+    for width in pieces:
+        yield first, width
+        first += width
 
 
 def widened(builder: Builder, tile: Value) -> Value:

@@ -24,20 +24,22 @@ def one_where_zero(tiles: TileBuilder, row_sum: Tile) -> Tile:
 def store_out(
     tiles: TileBuilder,
     target: Value,
-    start_m: Value,
+    start: tuple[Value, int],
     acc: Tile,
     row_sum: Tile,
     change: Callable[[TileBuilder, Tile], Tile] | None = None,
 ) -> None:
-    """Store acc / row_sum, as `change` makes it, in the rows of `target` from `start_m` on, in its type."""
+    """Store acc / row_sum, as `change` makes it, in `target` from row and column `start` on, in its type."""
     memory, width = target.type, tiles.shape[1]
     assert isinstance(memory, TensorType)
     out = tiles.binary(DivFOp, acc, row_sum, "out_tile")
     out = out if change is None else change(tiles, out)
     if memory.element != f32:
         out = tiles.elementwise(TruncFOp.op_name, [out], memory.element, label="out_tile")
-    axes = DenseArrayAttr((0,) if width == memory.shape[1] else (0, 1))
-    operands = [out.value, target, start_m, tiles.builder.index(0)]
+    (start_m, first), columns = start, memory.shape[1]
+    assert isinstance(columns, int)
+    axes = DenseArrayAttr((0, 1) if first + width > columns else (0,))
+    operands = [out.value, target, start_m, tiles.builder.index(first)]
     tiles.builder.create(StoreOp, operands, [], {"boundary": axes})
 
 

@@ -23,12 +23,14 @@ def for_loop(op: Operation, writer: KernelWriter) -> None:
     entered = set(names) - writer.carried
     writer.carried |= entered
     bounds = f"{lower}, {upper}" if step == "1" else f"{lower}, {upper}, {step}"
+    if "specialised" in op.attributes:
+        bounds = f"{bounds}, warp_specialize=True"
     with writer.scope():
         position = writer.fresh(block.arguments[0].name_hint, "i")
         writer.hold(position, block.arguments[0], ())
         if isinstance(about := op.attributes.get("about"), StringAttr):
             writer.line(f"# {about.value}")
-        writer.line(f"for {position} in range({bounds}):")
+        writer.line(f"for {position} in {'tl.' if 'specialised' in op.attributes else ''}range({bounds}):")
         for variable, argument in zip(names, block.arguments[1:], strict=True):
             writer.hold(variable, argument, shape_of(argument))
         with writer.indented():

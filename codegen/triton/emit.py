@@ -10,6 +10,7 @@ from ...ir.core import Operation
 from ...ir.diagnostics import op_error
 from ...ir.dialects.tile import KernelOp
 from . import arithmetic, control, memory, tiles
+from .descriptors import only_host_descriptors
 from .expression import name
 from .launcher import launcher_text
 from .layout import filled
@@ -23,7 +24,7 @@ class TritonKernel:
     """The text of a module, and what is needed to compile it without running it.
 
     `tensors` are what `launch` takes, results last. `parameters` are the kernel's, in order:
-    pointers, then strides, then sizes. `bounds` is what a
+    pointers, then descriptors, strides and sizes. `bounds` is what a
     caller must check of strides before a launch.
     """
 
@@ -69,7 +70,8 @@ def emit_kernel(kernel: Operation) -> TritonKernel:
     source = "".join(
         [
             _header(view),
-            "import triton\nimport triton.language as tl\n\n\n",
+            "import triton\nimport triton.language as tl\n",
+            f"{DESCRIPTOR_IMPORT}\n\n" if any(p.kind == "descriptor" for p in parameters) else "\n\n",
             library_text(writer.library),
             _kernel_text(writer, parameters),
             "\n\n",
@@ -88,16 +90,24 @@ def _header(kernel: KernelOp) -> str:
 
 
 def _parameters(writer: KernelWriter) -> tuple[Parameter, ...]:
+    """Pointers to all that is not read through descriptors alone, descriptors, strides, sizes."""
+    arguments = zip(writer.kernel.body.block.arguments, writer.arguments, writer.tensor_types, strict=True)
     pointers = [
         Parameter(f"{argument}_ptr", pointer_type(type_), argument, position)
-        for position, (argument, type_) in enumerate(zip(writer.arguments, writer.tensor_types, strict=True))
+        for position, (value, argument, type_) in enumerate(arguments)
+        if not only_host_descriptors(value, writer)
     ]
-    others = sorted(writer.parameters.values(), key=lambda p: (p.kind == "size", p.argument, p.axis or 0))
+    others = sorted(writer.parameters.values(), key=lambda p: (KINDS.index(p.kind), p.argument, p.axis or 0))
     return (*pointers, *others)
 
 
+DESCRIPTOR_IMPORT = "from triton.tools.tensor_descriptor import TensorDescriptor\n"
+
+KINDS = ("pointer", "descriptor", "stride", "size")
+
+
 def _kernel_text(writer: KernelWriter, parameters: tuple[Parameter, ...]) -> str:
-    groups: dict[str, list[str]] = {"pointer": [], "stride": [], "size": []}
+    groups: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for parameter in parameters:
         groups[parameter.kind].append(parameter.name)
     heading = ["@triton.jit", f"def {writer.kernel.sym_name.value}("]

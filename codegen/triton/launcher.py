@@ -26,8 +26,8 @@ def launcher_text(writer: KernelWriter, parameters: Sequence[Parameter]) -> str:
     lines = [f"def launch({', '.join(arguments)}, {options}):", *_summary(writer)]
     lines += [f"    {size.name} = {size.value}" for size in sizes.values()]
     lines += [f"    grid = {grid}", f"    {kernel.sym_name.value}[grid]("]
-    lines += filled(arguments)
-    lines += filled([p.value for p in parameters if p.kind == "stride"])
+    for kind in ("pointer", "descriptor", "stride"):
+        lines += filled([p.value for p in parameters if p.kind == kind])
     lines += filled(passed)
     lines += filled(["num_warps=num_warps", "num_stages=num_stages", "enable_fp_fusion=True"])
     return "\n".join([*lines, "    )", ""])

@@ -8,31 +8,18 @@ from math import prod
 
 from ...ir.attributes import DenseArrayAttr, TensorType
 from ...ir.core import Operation, Value
-from ...ir.dialects.tile import AtomicAddOp, GatherOp, LoadOp, SliceOp, StoreOp
+from ...ir.dialects.tile import AtomicAddOp, GatherOp, GroupRowsOp, LoadOp, SliceOp, StoreOp
+from .descriptors import bulk_load, bulk_shapes, define_descriptor, is_bulk, only_host_descriptors
 from .expression import Expression, call, combine, index_with, infix, is_zero, name
+from .places import argument_of, sizes_of
 from .writer import Emitter, KernelWriter, zero_of
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor in memory lies: a kernel argument, without its first axes."""
-
-    argument: int
-    first_axis: int
-
-
-def argument_of(value: Value, writer: KernelWriter) -> Place:
-    """The kernel argument that a tensor in memory is, or is a slice of."""
-    view = SliceOp.producing(value)
-    if view is None:
-        return Place(writer.kernel.body.block.arguments.index(value), 0)
-    outer = argument_of(view.source, writer)
-    return Place(outer.argument, outer.first_axis + len(view.indices))
 
 
 def slice_(op: Operation, writer: KernelWriter) -> None:
     """A pointer to the first element, and beside it the offsets of every tile read through it."""
     view = SliceOp(op)
+    if only_host_descriptors(op.result, writer):
+        return
     place, base = argument_of(view.source, writer), writer.operand(view.source)
     for axis, position in enumerate(view.indices):
         base = advanced(base, writer.operand(position), writer.stride(place.argument, place.first_axis + axis))
@@ -40,6 +27,18 @@ def slice_(op: Operation, writer: KernelWriter) -> None:
     for shape in tile_shapes(op.result):
         variable = define_offsets(op.result, shape, writer)
         writer.line(f"{variable[0]} = {variable[1]}")
+    for shape in bulk_shapes(op.result):
+        define_descriptor(op.result, shape, writer)
+
+
+def group_rows(op: Operation, writer: KernelWriter) -> None:
+    """A pointer to the first query of the first head of a group."""
+    view = GroupRowsOp(op)
+    place, base = argument_of(view.source, writer), writer.operand(view.source)
+    first_head = infix("*", writer.operand(view.key_head), Expression(str(view.group.value), literal=True))
+    for axis, position in enumerate((writer.operand(view.batch), first_head)):
+        base = advanced(base, position, writer.stride(place.argument, place.first_axis + axis))
+    writer.assign(op, base, f"{writer.arguments[place.argument]}_base")
 
 
 def advanced(base: Expression, position: Expression, stride: Expression) -> Expression:
@@ -50,12 +49,12 @@ def advanced(base: Expression, position: Expression, stride: Expression) -> Expr
 
 
 def tile_shapes(value: Value) -> list[tuple[int, ...]]:
-    """The shapes of the tiles that are read or written through a tensor, each once."""
+    """The shapes of the tiles that are read or written through pointers to a tensor, each once."""
     shapes: dict[tuple[int, ...], None] = {}
     for user in value.users:
         tile = _tile_of(user)
-        if tile is not None and user.operands[1 if user.name != LoadOp.op_name else 0] is value:
-            shapes[_sizes(tile.type)] = None
+        if tile is not None and not is_bulk(user) and user.operands[user.name != LoadOp.op_name] is value:
+            shapes[sizes_of(tile.type)] = None
     return list(shapes)
 
 
@@ -63,11 +62,6 @@ def _tile_of(op: Operation) -> Value | None:
     if op.name == LoadOp.op_name:
         return op.result
     return op.operands[0] if op.name in (StoreOp.op_name, AtomicAddOp.op_name) else None
-
-
-def _sizes(type_: object) -> tuple[int, ...]:
-    assert isinstance(type_, TensorType)
-    return tuple(d for d in type_.shape if isinstance(d, int))
 
 
 def define_offsets(value: Value, shape: tuple[int, ...], writer: KernelWriter) -> tuple[str, str]:
@@ -91,7 +85,10 @@ def along(writer: KernelWriter, shape: tuple[int, ...], axis: int) -> Expression
 
 
 def load(op: Operation, writer: KernelWriter) -> None:
-    view, shape = LoadOp(op), _sizes(op.result.type)
+    view, shape = LoadOp(op), sizes_of(op.result.type)
+    if view.bulk is not None:
+        writer.assign(op, bulk_load(view, shape, writer))
+        return
     pointers, mask = tile_pointers(writer, view.source, view.offsets, shape, view.boundary)
     extra = [*_mask_argument(mask), *([f"other={zero_of(op.result)}"] if mask is not None else [])]
     text = call("tl.load", pointers, *extra).text
@@ -100,14 +97,14 @@ def load(op: Operation, writer: KernelWriter) -> None:
 
 def store(op: Operation, writer: KernelWriter) -> None:
     view = StoreOp(op)
-    shape = _sizes(view.tile.type)
+    shape = sizes_of(view.tile.type)
     pointers, mask = tile_pointers(writer, view.target, view.offsets, shape, view.boundary)
     writer.line(call("tl.store", pointers, writer.full(view.tile), *_mask_argument(mask)).text, op)
 
 
 def atomic_add(op: Operation, writer: KernelWriter) -> None:
     view = AtomicAddOp(op)
-    shape = _sizes(view.tile.type)
+    shape = sizes_of(view.tile.type)
     pointers, mask = tile_pointers(writer, view.target, view.offsets, shape, view.boundary)
     extra = [*_mask_argument(mask), 'sem="relaxed"']
     writer.line(call("tl.atomic_add", pointers, writer.full(view.tile), *extra).text, op)
@@ -122,6 +119,8 @@ def tile_pointers(
 ) -> tuple[Expression, Expression | None]:
     """Pointers to a tile of `memory` that begins at `starts`, and where it must be masked."""
     place = argument_of(memory, writer)
+    if place.grouped:
+        return grouped_pointers(writer, memory, starts, shape, boundary)
     if (memory, shape) not in writer.offsets:
         variable, text = define_offsets(memory, shape, writer)
         writer.prologue.append(f"    {variable} = {text}")
@@ -131,11 +130,37 @@ def tile_pointers(
         first, position = place.first_axis + axis, writer.operand(start)
         pointer = advanced(pointer, position, writer.stride(place.argument, first))
         if axis in boundary.values:
-            index = along(writer, shape, axis)
-            index = index if is_zero(position) else infix("+", position, index)
-            inside = infix("<", index, writer.size(place.argument, first))
-            mask = inside if mask is None else infix("&", mask, inside)
+            mask = _within(mask, _moved(position, along(writer, shape, axis)), writer.size(place.argument, first))
     return infix("+", pointer, writer.offsets[memory, shape]), mask
+
+
+def _moved(position: Expression, index: Expression) -> Expression:
+    return index if is_zero(position) else infix("+", position, index)
+
+
+def _within(mask: Expression | None, index: Expression, size: Expression) -> Expression:
+    inside = infix("<", index, size)
+    return inside if mask is None else infix("&", mask, inside)
+
+
+def grouped_pointers(
+    writer: KernelWriter, memory: Value, starts: Sequence[Value], shape: tuple[int, ...], boundary: DenseArrayAttr
+) -> tuple[Expression, Expression | None]:
+    """As `tile_pointers` for grouped rows: heads and queries lie any distance apart, so each row is multiplied out."""
+    place, pointer, mask = argument_of(memory, writer), writer.operand(memory), None
+    group = Expression(str(place.grouped), literal=True)
+    rows = _moved(writer.operand(starts[0]), along(writer, shape, 0))
+    for operator, axis in (("//", place.first_axis), ("%", place.first_axis - 1)):
+        pointer = advanced(pointer, infix(operator, rows, group), writer.stride(place.argument, axis))
+    if 0 in boundary.values:
+        queries = writer.size(place.argument, place.first_axis)
+        mask = _within(mask, rows, infix("*", queries, group))
+    for axis, start in enumerate(starts[1:], 1):
+        columns = _moved(writer.operand(start), along(writer, shape, axis))
+        pointer = infix("+", pointer, infix("*", columns, writer.stride(place.argument, place.first_axis + axis)))
+        if axis in boundary.values:
+            mask = _within(mask, columns, writer.size(place.argument, place.first_axis + axis))
+    return pointer, mask
 
 
 def gather(op: Operation, writer: KernelWriter) -> None:
@@ -194,6 +219,7 @@ def is_whole_tile(index: Expression) -> bool:
 
 EMITTERS: Mapping[str, Emitter] = {
     "tile.slice": slice_,
+    "tile.group_rows": group_rows,
     "tile.load": load,
     "tile.store": store,
     "tile.atomic_add": atomic_add,

@@ -31,7 +31,8 @@ RESERVED = frozenset({"tl", "triton", "range", "float", "launch", "grid", "max",
 class Parameter:
     """One parameter of a kernel: its name, its type (`*fp16`, `i32`), and its value as the launcher writes it.
 
-    `argument` is the kernel argument it belongs to, by number; `axis` the axis of a stride or size.
+    `argument` is the kernel argument it belongs to, by number; `axis` the axis of a stride or size;
+    `block` the shape of the tiles that a tensor descriptor copies.
     """
 
     name: str
@@ -39,11 +40,14 @@ class Parameter:
     value: str
     argument: int
     axis: int | None = None
+    block: tuple[int, ...] = ()
 
     @property
-    def kind(self) -> Literal["pointer", "stride", "size"]:
+    def kind(self) -> Literal["pointer", "descriptor", "stride", "size"]:
         if self.type.startswith("*"):
             return "pointer"
+        if self.block:
+            return "descriptor"
         return "stride" if self.name.startswith("stride_") else "size"
 
 
@@ -67,6 +71,9 @@ class KernelWriter:
     library: dict[str, None] = field(default_factory=dict[str, None])
     targets: dict[Value, str] = field(default_factory=dict[Value, str])
     offsets: dict[tuple[Value, tuple[int, ...]], Expression] = field(
+        default_factory=dict[tuple[Value, tuple[int, ...]], Expression]
+    )
+    descriptors: dict[tuple[Value, tuple[int, ...]], Expression] = field(
         default_factory=dict[tuple[Value, tuple[int, ...]], Expression]
     )
     kept: set[str] = field(default_factory=set[str])

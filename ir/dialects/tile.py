@@ -26,6 +26,7 @@ from ..dialect import Dialect
 GRID_AXES = 3
 REDUCTIONS = ("max", "sum")
 PRECISIONS = ("ieee", "tf32", "tf32x3")
+DESCRIPTORS = ("host", "device")
 
 
 class YieldOp(Op, name="tile.yield", terminator=True):
@@ -57,6 +58,11 @@ class KernelOp(Op, name="tile.kernel", isolated=True):
     Both regions take the kernel's arguments, tensors in memory with strides of their own. `lanes`
     (f32 in a vector) and `columns` (of a dot computed at once) are there in kernels for CPUs, which
     have no warps and stages.
+
+    On GPUs `descriptors` says who makes the tensor descriptors of bulk loads: the "host", once a
+    call, or the "device", each program. `swapped` asks for all tiles to be stored transposed, so that
+    keys become the rows of the products, `persistent` for at most so many programs, which take one
+    tile after the other; a pass does each and drops the property.
     """
 
     sym_name = Prop(StringAttr)
@@ -65,6 +71,9 @@ class KernelOp(Op, name="tile.kernel", isolated=True):
     num_stages = Prop(IntegerAttr, default=IntegerAttr(1))
     lanes = OptionalProp(IntegerAttr)
     columns = OptionalProp(IntegerAttr)
+    descriptors = OptionalProp(StringAttr)
+    swapped = OptionalProp(UnitAttr)
+    persistent = OptionalProp(IntegerAttr)
     source = Hint(StringAttr)
     grid = Body()
     body = Body()
@@ -82,6 +91,11 @@ class KernelOp(Op, name="tile.kernel", isolated=True):
             op_error(self.operation, "region 'grid' must end with 'tile.yield'")
         if not self.body.block.ops or ReturnOp.match(self.body.block.ops[-1]) is None:
             op_error(self.operation, "region 'body' must end with 'tile.return'")
+        if self.descriptors is not None and self.descriptors.value not in DESCRIPTORS:
+            known = ", ".join(DESCRIPTORS)
+            op_error(self.operation, f"descriptors must be one of {known}, but is {self.descriptors.value}")
+        if self.persistent is not None and self.persistent.value < 1:
+            op_error(self.operation, f"persistent must be at least 1, but is {self.persistent.value}")
 
 
 class ProgramIdOp(Op, name="tile.program_id", pure=True):
@@ -137,12 +151,14 @@ class GroupRowsOp(Op, name="tile.group_rows", pure=True):
 class LoadOp(Op, name="tile.load"):
     """A tile of the result's shape, starting at `offsets`, one for each axis of the source.
 
-    Axes listed in `boundary` may run past the end: what lies outside reads as zero.
+    Axes listed in `boundary` may run past the end: what lies outside reads as zero. A `bulk` load
+    goes through a tensor descriptor, which copies whole tiles without the help of registers.
     """
 
     source = Operand(TensorType)
     offsets = Variadic(IndexType)
     boundary = Prop(DenseArrayAttr, default=DenseArrayAttr(()))
+    bulk = OptionalProp(UnitAttr)
     out = Result(TensorType)
 
     def verify(self) -> None:

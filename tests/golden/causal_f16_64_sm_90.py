@@ -7,9 +7,9 @@ import triton.language as tl
 @triton.jit
 def attention(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
-    stride_q_b, stride_q_h, stride_q_m, stride_q_d, stride_k_b, stride_k_h, stride_k_n, stride_k_d,
-    stride_v_b, stride_v_h, stride_v_n, stride_v_d, stride_out_b, stride_out_h, stride_out_m,
-    stride_out_d, stride_lse_b, stride_lse_h, stride_lse_m,
+    stride_q_b, stride_q_h, stride_q_m, stride_q_d, stride_k_b, stride_k_h, stride_k_n, stride_v_b,
+    stride_v_h, stride_v_n, stride_out_b, stride_out_h, stride_out_m, stride_out_d, stride_lse_b,
+    stride_lse_h, stride_lse_m,
     H, M, N,
 ):
     range_64 = tl.arange(0, 64)
@@ -26,9 +26,9 @@ def attention(
     q_head = q_ptr + tl.cast(b, tl.int64) * stride_q_b + tl.cast(h, tl.int64) * stride_q_h
     q_offsets = range_64[:, None] * stride_q_m + range_64[None, :] * stride_q_d
     k_head = k_ptr + tl.cast(b, tl.int64) * stride_k_b + tl.cast(h, tl.int64) * stride_k_h
-    k_offsets = range_128[:, None] * stride_k_n + range_64[None, :] * stride_k_d
+    k_desc = tl.make_tensor_descriptor(k_head, [N, 64], [stride_k_n, 1], [128, 64])
     v_head = v_ptr + tl.cast(b, tl.int64) * stride_v_b + tl.cast(h, tl.int64) * stride_v_h
-    v_offsets = range_128[:, None] * stride_v_n + range_64[None, :] * stride_v_d
+    v_desc = tl.make_tensor_descriptor(v_head, [N, 64], [stride_v_n, 1], [128, 64])
     q_tile = tl.load(
         q_head + tl.cast(start_m, tl.int64) * stride_q_m + q_offsets,
         mask=start_m + range_64[:, None] < M,
@@ -43,7 +43,8 @@ def attention(
     row_sum = tl.full([64], 0.0, tl.float32)
     # key tiles that are kept whole
     for start_n in range(0, full_end, 128):
-        k_tile = tl.load(k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets)
+        k_tile = k_desc.load([start_n, 0])
+        v_tile = v_desc.load([start_n, 0])
         k_t = tl.trans(k_tile)
         scores = tl.dot(q_tile, k_t, input_precision="ieee", out_dtype=tl.float32)
         raw_max = tl.max(scores, 1)
@@ -54,17 +55,13 @@ def attention(
         tile_sum = tl.sum(p, 1)
         row_sum = row_sum * alpha + tile_sum
         acc = acc * alpha[:, None]
-        v_tile = tl.load(v_head + tl.cast(start_n, tl.int64) * stride_v_n + v_offsets)
         p_cast = p.to(tl.float16)
         acc = tl.dot(p_cast, v_tile, acc, input_precision="ieee", out_dtype=tl.float32)
         row_max = new_max
     # key tiles that the mask or the end of the keys cuts
     for start_n in range(full_end, end, 128):
-        k_tile = tl.load(
-            k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets,
-            mask=start_n + range_128[:, None] < N,
-            other=0.0,
-        )
+        k_tile = k_desc.load([start_n, 0])
+        v_tile = v_desc.load([start_n, 0])
         k_t = tl.trans(k_tile)
         scores = tl.dot(q_tile, k_t, input_precision="ieee", out_dtype=tl.float32)
         offs_n = start_n + range_128
@@ -80,11 +77,6 @@ def attention(
         tile_sum = tl.sum(p, 1)
         row_sum = row_sum * alpha + tile_sum
         acc = acc * alpha[:, None]
-        v_tile = tl.load(
-            v_head + tl.cast(start_n, tl.int64) * stride_v_n + v_offsets,
-            mask=start_n + range_128[:, None] < N,
-            other=0.0,
-        )
         p_cast = p.to(tl.float16)
         acc = tl.dot(p_cast, v_tile, acc, input_precision="ieee", out_dtype=tl.float32)
         row_max = new_max
@@ -122,8 +114,8 @@ def launch(q, k, v, out, lse, num_warps=4, num_stages=2):
     attention[grid](
         q, k, v, out, lse,
         q.stride(0), q.stride(1), q.stride(2), q.stride(3), k.stride(0), k.stride(1), k.stride(2),
-        k.stride(3), v.stride(0), v.stride(1), v.stride(2), v.stride(3), out.stride(0),
-        out.stride(1), out.stride(2), out.stride(3), lse.stride(0), lse.stride(1), lse.stride(2),
+        v.stride(0), v.stride(1), v.stride(2), out.stride(0), out.stride(1), out.stride(2),
+        out.stride(3), lse.stride(0), lse.stride(1), lse.stride(2),
         H, M, N,
         num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True,
     )

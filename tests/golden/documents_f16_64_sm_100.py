@@ -7,10 +7,10 @@ import triton.language as tl
 @triton.jit
 def attention(
     q_ptr, k_ptr, v_ptr, capture0_ptr, extremes_ptr, out_ptr, lse_ptr,
-    stride_q_b, stride_q_h, stride_q_m, stride_q_d, stride_k_b, stride_k_h, stride_k_n, stride_k_d,
-    stride_v_b, stride_v_h, stride_v_n, stride_v_d, stride_capture0_0, stride_capture0_1,
-    stride_extremes_0, stride_extremes_1, stride_extremes_3, stride_out_b, stride_out_h,
-    stride_out_m, stride_out_d, stride_lse_b, stride_lse_h, stride_lse_m,
+    stride_q_b, stride_q_h, stride_q_m, stride_q_d, stride_k_b, stride_k_h, stride_k_n, stride_v_b,
+    stride_v_h, stride_v_n, stride_capture0_0, stride_capture0_1, stride_extremes_0,
+    stride_extremes_1, stride_extremes_3, stride_out_b, stride_out_h, stride_out_m, stride_out_d,
+    stride_lse_b, stride_lse_h, stride_lse_m,
     H, M, N,
 ):
     range_64 = tl.arange(0, 64)
@@ -27,9 +27,9 @@ def attention(
     q_head = q_ptr + tl.cast(b, tl.int64) * stride_q_b + tl.cast(h, tl.int64) * stride_q_h
     q_offsets = range_64[:, None] * stride_q_m + range_64[None, :] * stride_q_d
     k_head = k_ptr + tl.cast(b, tl.int64) * stride_k_b + tl.cast(h, tl.int64) * stride_k_h
-    k_offsets = range_128[:, None] * stride_k_n + range_64[None, :] * stride_k_d
+    k_desc = tl.make_tensor_descriptor(k_head, [N, 64], [stride_k_n, 1], [128, 64])
     v_head = v_ptr + tl.cast(b, tl.int64) * stride_v_b + tl.cast(h, tl.int64) * stride_v_h
-    v_offsets = range_128[:, None] * stride_v_n + range_64[None, :] * stride_v_d
+    v_desc = tl.make_tensor_descriptor(v_head, [N, 64], [stride_v_n, 1], [128, 64])
     q_tile = tl.load(
         q_head + tl.cast(start_m, tl.int64) * stride_q_m + q_offsets,
         mask=start_m + range_64[:, None] < M,
@@ -80,11 +80,8 @@ def attention(
         full = condition_2 & (start_n + 128 <= N)
         cut = ~full
         if live:
-            k_tile = tl.load(
-                k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets,
-                mask=start_n + range_128[:, None] < N,
-                other=0.0,
-            )
+            k_tile = k_desc.load([start_n, 0])
+            v_tile = v_desc.load([start_n, 0])
             k_t = tl.trans(k_tile)
             scores = tl.dot(q_tile, k_t, input_precision="ieee", out_dtype=tl.float32)
             offs_n = start_n + range_128
@@ -113,11 +110,6 @@ def attention(
             tile_sum = tl.sum(p, 1)
             row_sum_3 = row_sum * alpha + tile_sum
             acc_3 = acc * alpha[:, None]
-            v_tile = tl.load(
-                v_head + tl.cast(start_n, tl.int64) * stride_v_n + v_offsets,
-                mask=start_n + range_128[:, None] < N,
-                other=0.0,
-            )
             p_cast = p.to(tl.float16)
             acc_4 = tl.dot(p_cast, v_tile, acc_3, input_precision="ieee", out_dtype=tl.float32)
             acc_2 = acc_4
@@ -165,10 +157,9 @@ def launch(q, k, v, capture0, extremes, out, lse, num_warps=4, num_stages=2):
     attention[grid](
         q, k, v, capture0, extremes, out, lse,
         q.stride(0), q.stride(1), q.stride(2), q.stride(3), k.stride(0), k.stride(1), k.stride(2),
-        k.stride(3), v.stride(0), v.stride(1), v.stride(2), v.stride(3), capture0.stride(0),
-        capture0.stride(1), extremes.stride(0), extremes.stride(1), extremes.stride(3),
-        out.stride(0), out.stride(1), out.stride(2), out.stride(3), lse.stride(0), lse.stride(1),
-        lse.stride(2),
+        v.stride(0), v.stride(1), v.stride(2), capture0.stride(0), capture0.stride(1),
+        extremes.stride(0), extremes.stride(1), extremes.stride(3), out.stride(0), out.stride(1),
+        out.stride(2), out.stride(3), lse.stride(0), lse.stride(1), lse.stride(2),
         H, M, N,
         num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True,
     )

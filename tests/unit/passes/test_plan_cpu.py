@@ -131,6 +131,6 @@ def test_a_schedule_by_hand_is_checked(schedule: Schedule, message: str) -> None
 
 def test_fields_for_cpus_need_lanes() -> None:
     attention = attention_in(module(64, 64))
-    attention.schedule = DictAttr((*Schedule(64, 64, 4, 2).to_attr().items, ("split", IntegerAttr(1))))
-    with pytest.raises(CompileError, match="schedule 'split' is for CPUs and needs 'lanes'"):
+    attention.schedule = DictAttr((*Schedule(64, 64, 4, 2).to_attr().items, ("edge_n", IntegerAttr(16))))
+    with pytest.raises(CompileError, match="schedule 'edge_n' is for CPUs and needs 'lanes'"):
         Schedule.of(attention)

@@ -1,0 +1,42 @@
+"""Into which tiles of columns the head dimensions of an attention are cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..cost_model.resources import padded_width, width_pieces
+from ..ir.attributes import TensorType
+from ..ir.diagnostics import op_error
+from ..ir.dialects.attn import AttentionOp
+
+
+@dataclass(frozen=True)
+class HeadPieces:
+    """Widths of the tiles of q and k, which the first product sums over, and of v and out."""
+
+    keys: tuple[int, ...]
+    values: tuple[int, ...]
+
+
+def head_pieces(attention: AttentionOp, *, padded: bool) -> HeadPieces:
+    """One tile of any width on CPUs; elsewhere widths are `padded` to powers of two, in pieces if that wastes less.
+
+    Regions that change whole rows see them in one tile. Fails where a width is unknown.
+    """
+    _, k, v = attention.shapes
+    key_width, value_width = _width(attention, "k", k), _width(attention, "v", v)
+    if not padded:
+        return HeadPieces((key_width,), (value_width,))
+    whole_keys = not (attention.query.empty and attention.key.empty)
+    whole_values = not (attention.value.empty and attention.output.empty)
+    return HeadPieces(
+        (padded_width(key_width),) if whole_keys else width_pieces(key_width),
+        (padded_width(value_width),) if whole_values else width_pieces(value_width),
+    )
+
+
+def _width(attention: AttentionOp, name: str, type_: TensorType) -> int:
+    width = type_.shape[3]
+    if not isinstance(width, int) or width < 1:
+        op_error(attention.operation, f"the head dimension must be a positive constant, but {name} is {type_}")
+    return width

@@ -1,0 +1,227 @@
+"""Chooses the schedule of one attention on a GPU: all tile sizes that fit it, ranked by a roofline estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from typing import Any
+
+from ..cost_model.devices import Device
+from ..cost_model.resources import (
+    AttentionShape,
+    TileConfig,
+    occupancy,
+    padded_width,
+    refusal,
+    register_demand,
+    shared_memory,
+)
+from ..cost_model.roofline import cycles_per_key, cycles_per_score, tile_cycles, wanted_stages
+from ..ir.diagnostics import error, op_error
+from ..ir.dialects.attn import AttentionOp
+from ..ir.dialects.tile import DESCRIPTORS
+from .mask_plan import MaskPlan
+from .schedule import Schedule
+from .specialise import cannot_specialise
+
+CLOSE = 0.02
+"""Estimates that differ by less, relatively, say nothing about which is faster."""
+
+BLOCK_M, BLOCK_N, WARPS = (16, 32, 64, 128), (16, 32, 64, 128), (4, 8)
+DECODE_STAGES = 4
+TILE_FIELDS = ("block_m", "block_n", "num_warps", "num_stages")
+SPECIALISED_TILE = TileConfig(128, 128, 4, 2)
+"""What Triton's warp specialisation takes: four warps that load, and twice as many more for 128 rows."""
+
+BULK_BYTES = 16
+"""Tensor descriptors need rows of a multiple of these."""
+
+INTERPRETED = Schedule(
+    64, 64, 4, 1, reason="64x64 tiles: in the interpreter a step costs the same whatever its size"
+)  # fmt: skip
+PRETENDED_PROGRAMS = 3
+"""How many programs a persistent kernel has in the interpreter."""
+
+Wish = tuple[str, int | str]
+
+
+@dataclass(frozen=True)
+class GpuPlanner:
+    """Plans one attention for `device`, None for the interpreter.
+
+    `rows` are pairs of a query and a head of its group that a call brings, as in decoding, 0 for any
+    number. `wishes` are fields of the schedule, with values, that must be followed.
+    """
+
+    attention: AttentionOp
+    shape: AttentionShape
+    device: Device | None
+    rows: int = 0
+    wishes: tuple[Wish, ...] = ()
+
+    def schedule(self) -> Schedule:
+        """Raises CompileError where no tiles fit, or where a wish cannot be followed."""
+        wanted = self._wanted()
+        base = replace(INTERPRETED if self.device is None else Schedule(0, 0, 0, 0), **self._kind(wanted))
+        if self.device is None:
+            rows = {"block_m": self._block_m()} if self.rows else {}
+            programs = {"persistent": PRETENDED_PROGRAMS} if wanted.get("persistent") is True else {}
+            return replace(base, **{**rows, **wanted, **programs})
+        shape = replace(self.shape, bulk=bool(base.descriptors))
+        config, reason = self._tiles(self.device, shape, base, wanted)
+        tiles = dict(zip(TILE_FIELDS, (config.block_m, config.block_n, config.warps, config.stages), strict=True))
+        return replace(base, **tiles, persistent=self._programs(wanted, shape, config), reason=reason)
+
+    def _wanted(self) -> dict[str, Any]:
+        """The wishes, refused where they name nothing or ask for what cannot be."""
+        known = [f.name for f in fields(Schedule) if f.name not in ("lanes", "columns", "edge_n", "target", "reason")]
+        for name, _ in self.wishes:
+            if name not in known:
+                raise error(f"a kernel for a GPU has no option '{name}'; expected {', '.join(known)}")
+        wanted: dict[str, Any] = dict(self.wishes)
+        made_by = wanted.get("descriptors", "")
+        if made_by not in ("", *DESCRIPTORS):
+            raise error(f"descriptors must be host or device, or empty for pointers, but is {made_by!r}")
+        if made_by and (reason := self._no_descriptors()):
+            op_error(self.attention.operation, f"cannot be loaded through tensor descriptors: {reason}")
+        if wanted.get("specialised") and (reason := cannot_specialise(self.attention)):
+            op_error(self.attention.operation, f"cannot have specialised warps: {reason}")
+        if wanted.get("specialised") and self.device is not None and not self.device.has_tma:
+            op_error(self.attention.operation, f"cannot have specialised warps: {self.device.name} copies no tiles")
+        return wanted
+
+    def _kind(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """All but the tile sizes."""
+        found: dict[str, Any] = {"target": self.device.name if self.device is not None else "interpret"}
+        if self.rows:
+            found |= {"folded": int(self.attention.group.value > 1), "split": 1}
+        if self.device is not None and self.device.has_tma and not self._no_descriptors():
+            # What a program prepares for itself pays over a long row of keys, and leaves shorter loops.
+            found["descriptors"] = "host" if self.rows else "device"
+        plan = MaskPlan.of(self.attention.mask) if not self.attention.mask.empty else None
+        if plan is not None and plan.kind == "tiles":
+            found["lists"] = int(not found.get("split"))
+        if wanted.get("specialised"):
+            found |= {"descriptors": "device", "lists": 0}
+        given = {name: value for name, value in wanted.items() if name not in (*TILE_FIELDS, "persistent")}
+        return {**found, **given}
+
+    def _no_descriptors(self) -> str:
+        """Why keys and values cannot be read through descriptors; empty where they can."""
+        if self.device is not None and not self.device.has_tma:
+            return f"{self.device.name} has no unit that copies tiles"
+        if not (self.attention.key.empty and self.attention.value.empty):
+            return "regions change the rows of keys or values"
+        for name, type_ in zip("kv", self.attention.shapes[1:], strict=True):
+            width = type_.shape[3]
+            size = width * self.shape.element_bytes if isinstance(width, int) else 0
+            if size % BULK_BYTES:
+                return f"rows of {name} have {size} bytes, of which {BULK_BYTES} are no divisor"
+        return ""
+
+    # --- tiles
+
+    def _block_m(self) -> int:
+        """Rows of a tile that holds all rows of a call."""
+        return padded_width(self.rows)
+
+    def _tiles(
+        self, device: Device, shape: AttentionShape, base: Schedule, wanted: Mapping[str, Any]
+    ) -> tuple[TileConfig, str]:
+        """The best tiles that fit, and why."""
+        if base.specialised:
+            considered: list[TileConfig] = [replace(SPECIALISED_TILE, block_n=n) for n in (128, 64, 32)]
+        elif self.rows:
+            considered = list(decode_candidates(self._block_m(), shape))
+        else:
+            considered = list(candidates(device, shape))
+        considered = _as_wished(considered, wanted)
+        fitting = [config for config in considered if refusal(config, shape, device, base.specialised) is None]
+        if not fitting:
+            smallest = considered[0]
+            op_error(
+                self.attention.operation,
+                f"no tile sizes fit {device.name}: head dimensions {shape.key_width} and {shape.value_width} of "
+                f"{shape.element_bytes} bytes need, even in tiles of {smallest.block_m}x{smallest.block_n}, "
+                f"{refusal(smallest, shape, device, base.specialised)}",
+            )
+        if self.rows:
+            best = min(fitting, key=lambda config: (cycles_per_key(config, shape, device), config.block_n))
+        else:
+            best = _best(fitting, shape, device, live_tiles(self.attention))
+        return best, f"{explain(best, shape, device)}; best of {len(fitting)} that fit, of {len(considered)}"
+
+    def _programs(self, wanted: Mapping[str, Any], shape: AttentionShape, config: TileConfig) -> int:
+        """How many programs a persistent kernel has: as many as are resident at once, or as wished."""
+        asked = wanted.get("persistent", 0)
+        if asked is True and self.device is not None:
+            return self.device.multiprocessors * occupancy(config, shape, self.device)
+        return int(asked)
+
+
+def _as_wished(considered: Sequence[TileConfig], wanted: Mapping[str, Any]) -> list[TileConfig]:
+    """The candidates with the tile sizes that are asked for; what no candidate has is tried all the same."""
+    names = dict(zip(TILE_FIELDS, ("block_m", "block_n", "warps", "stages"), strict=True))
+    asked = {names[name]: int(value) for name, value in wanted.items() if name in names}
+    return list(dict.fromkeys(replace(config, **asked) for config in considered))
+
+
+def candidates(device: Device, shape: AttentionShape) -> Iterator[TileConfig]:
+    """Every tile size worth a look, whether or not it fits."""
+    for block_m, block_n, warps in product(BLOCK_M, BLOCK_N, WARPS):
+        fewest = 4 if not device.has_tma else warps_of(block_m)
+        if shape.tensor_cores and not fewest <= warps <= warps_of(block_m):
+            continue
+        for stages in range(1, wanted_stages(TileConfig(block_m, block_n, warps, 1), shape, device) + 1):
+            yield TileConfig(block_m, block_n, warps, stages)
+
+
+def warps_of(block_m: int) -> int:
+    """Four warps for 64 rows, which one instruction of Hopper's tensor cores takes; never fewer."""
+    return max(4, block_m // 16)
+
+
+def decode_candidates(block_m: int, shape: AttentionShape) -> Iterator[TileConfig]:
+    """Tiles of all rows of a call; more stages than elsewhere, since nothing but the loads takes time."""
+    for block_n, stages in product(BLOCK_N, range(1, DECODE_STAGES + 1)):
+        yield TileConfig(block_m, block_n, warps_of(block_m) if shape.tensor_cores else 4, stages)
+
+
+def live_tiles(attention: AttentionOp) -> Callable[[TileConfig], float]:
+    """The part of all key tiles that a mask without simple bounds leaves, as far as its sizes are known."""
+    from .mask_trials import live_part
+
+    queries, keys = (type_.shape[2] for type_ in attention.shapes[:2])
+    plan = MaskPlan.of(attention.mask)
+    if plan.kind not in ("pieces", "tiles") or not (isinstance(queries, int) and isinstance(keys, int)):
+        return lambda config: 1.0
+    parts: dict[tuple[int, int], float] = {}
+
+    def part(config: TileConfig) -> float:
+        block = config.block_m, config.block_n
+        if block not in parts:
+            parts[block] = live_part(plan.forms, queries, keys, *block)
+        return parts[block]
+
+    return part
+
+
+def _best(
+    fitting: Sequence[TileConfig], shape: AttentionShape, device: Device, live: Callable[[TileConfig], float]
+) -> TileConfig:
+    """The fastest by the estimate; among those as good as equal, the one that reads keys least often."""
+    cycles = {config: cycles_per_score(config, shape, device) * live(config) for config in fitting}
+    limit = min(cycles.values()) * (1 + CLOSE)
+    return max(fitting, key=lambda config: (cycles[config] <= limit, config.block_m, -cycles[config]))
+
+
+def explain(config: TileConfig, shape: AttentionShape, device: Device) -> str:
+    """The estimate behind a choice, in words."""
+    cycles = tile_cycles(config, shape, device)
+    return (
+        f"{config.block_m}x{config.block_n} tiles of {cycles.total:.0f} cycles (dots {cycles.dots:.0f}, "
+        f"exponentials {cycles.exponentials:.0f}, issue {cycles.issue:.0f}, L2 {cycles.l2:.0f}), "
+        f"{shared_memory(config, shape)} bytes of shared memory, "
+        f"{register_demand(config, shape, device):.0f} registers a thread for tiles"
+    )
