@@ -36,6 +36,7 @@ def compile(
     dump: str | Path | None = ...,
     cache: bool = ...,
     fuse_rows: str = ...,
+    backend_options: Mapping[str, Any] | None = ...,
 ) -> CallableT: ...
 @overload
 def compile(
@@ -52,6 +53,7 @@ def compile(
     dump: str | Path | None = ...,
     cache: bool = ...,
     fuse_rows: str = ...,
+    backend_options: Mapping[str, Any] | None = ...,
 ) -> Callable[[CallableT], CallableT]: ...
 def compile(
     model: Any = None,
@@ -67,6 +69,7 @@ def compile(
     dump: str | Path | None = None,
     cache: bool = True,
     fuse_rows: str = "auto",
+    backend_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Compile the attention in `model` when it is called, and run the rest as it is.
 
@@ -75,7 +78,9 @@ def compile(
     that are unknown or not available, and with `strict=True` on the first call for attention that
     was not fused.
     """
-    options = Options(backend, rest, autotune, strict, max_error, sparsity, quantize, dynamic, dump, cache, fuse_rows)
+    options = Options(
+        backend, rest, autotune, strict, max_error, sparsity, quantize, dynamic, dump, cache, fuse_rows, backend_options
+    )  # fmt: skip
     if model is None:
         return partial(_compile, options=options)
     return _compile(model, options)

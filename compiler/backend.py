@@ -35,6 +35,8 @@ def attir_backend(
     if unknown := named.keys() - Options.__dataclass_fields__.keys():
         known = ", ".join(Options.__dataclass_fields__)
         raise BackendError(Diagnostic(UNKNOWN, f"unknown option '{min(unknown)}'; expected {known}"))
+    if isinstance(kinds := named.get("backend_options"), Mapping):
+        named["backend_options"] = tuple(sorted(cast("Mapping[str, Any]", kinds).items()))
     try:
         return shared_backend(tuple(sorted(named.items())))(gm, example_inputs)
     except BackendError:

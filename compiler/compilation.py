@@ -122,7 +122,7 @@ class Compilation:
         self, name: str, module: Operation, place: Place, queries: int | None, dump: Dump, *, positions_first: bool
     ) -> Site:
         options = replace(self.options, backend=place.backend)
-        key = (canonical_text(module), place.backend, self.compile_site)
+        key = (canonical_text(module), place.backend, self.options.backend_options, self.compile_site)
         if key not in _kernels or not self.options.cache:
             compiled = self.compile_site(module, options, queries)
             _kernels[key] = (compiled, {})
@@ -185,7 +185,7 @@ class Site:
         )  # fmt: skip
 
 
-_kernels: dict[tuple[str, str, SiteCompiler], tuple[CompiledSite, dict[bool, int]]] = {}
+_kernels: dict[tuple[object, ...], tuple[CompiledSite, dict[bool, int]]] = {}
 """Compiled sites of this process by canonical text, backend and compiler, and their numbers by the layout of out."""
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..codegen.triton import TritonKernel, emit_kernel
 from ..ir.core import Operation
@@ -13,6 +13,7 @@ from ..ir.diagnostics import error
 from ..ir.printer import print_operation
 from .lowering import Lowered, lower
 from .options import Options
+from .outlined import KernelWatcher
 from .report import Variant
 from .sites import CompiledSite, Runner, Watcher
 
@@ -21,19 +22,26 @@ if TYPE_CHECKING:
 
 INTERPRETER = "interpret"
 
+Wishes: TypeAlias = tuple[tuple[str, int | str], ...]
+"""Fields of the schedule, with values, that the planner must follow or refuse."""
+
 
 @dataclass(frozen=True)
 class Kernel:
-    """One attention as a Triton module, and how it came to be; `tables` is the kernel that runs before it."""
+    """One attention as Triton modules, one for each of its tile kernels, and how it came to be."""
 
     lowered: Lowered
-    triton: TritonKernel
-    tables: TritonKernel | None = None
+    modules: tuple[TritonKernel, ...]
     language = "triton"
 
     @property
+    def triton(self) -> TritonKernel:
+        """The module that computes; the others prepare for it, or finish."""
+        return self.modules[self.lowered.roles.index("main")]
+
+    @property
     def source(self) -> str:
-        return self.triton.source if self.tables is None else f"{self.triton.source}\n\n{self.tables.source}"
+        return "\n\n".join(module.source for module in self.modules)
 
     @property
     def plan(self) -> Mapping[str, Any]:
@@ -44,14 +52,14 @@ class Kernel:
 class Site:
     """A kernel that can be called, in the form the backend asks for.
 
-    Where kernels are compiled as sizes ask for them, `kernel` is the one for the first call,
-    `variants` lists all so far, and `watchers` hear of those to come.
+    Kernels are compiled as calls ask for them: `kernel` is the one for the first call, `variants`
+    lists all so far, and `watchers` hear of those to come, each with the name of what it is for.
     """
 
     runner: Runner
     kernel: Kernel | CpuKernel
     variants: Sequence[Variant] = ()
-    watchers: list[Callable[[CpuKernel], None]] = field(default_factory=list["Callable[[CpuKernel], None]"])
+    watchers: list[KernelWatcher] = field(default_factory=list["KernelWatcher"])
 
     @property
     def plan(self) -> Mapping[str, Any]:
@@ -71,30 +79,30 @@ class Site:
         return self.kernel.lowered.steps
 
     def watch(self, watcher: Watcher) -> None:
-        self.watchers.append(lambda kernel: watcher(kernel.choice.name, kernel.lowered.steps, kernel.source))
+        self.watchers.append(lambda name, kernel: watcher(name, kernel.lowered.steps, kernel.source))
 
 
-_kernels: dict[tuple[str, str], Kernel] = {}
+_kernels: dict[tuple[str, str, int, Wishes], Kernel] = {}
 _lock = threading.Lock()
 
 
-def build_kernel(module: Operation, target: str) -> Kernel:
+def build_kernel(module: Operation, target: str, rows: int = 0, wishes: Wishes = ()) -> Kernel:
     """The Triton kernel for an outlined attention (see `sites.outline`) on `target`; equal modules share one.
 
-    `target` is a GPU such as "sm_90", or "interpret". `module` is left as it is. Raises
-    CompileError where no kernel exists.
+    `target` is a GPU such as "sm_90", or "interpret". `rows` and `wishes` are those of `lower`.
+    `module` is left as it is. Raises CompileError where no kernel exists.
     """
-    key = (print_operation(module, locations=True), target)
+    key = (print_operation(module, locations=True), target, rows, wishes)
     with _lock:
         if key not in _kernels:
-            _kernels[key] = _build(module, target)
+            _kernels[key] = emit_kernels(module, target, rows, wishes)
         return _kernels[key]
 
 
-def _build(module: Operation, target: str) -> Kernel:
-    lowered = lower(module, target)
-    tables = emit_kernel(lowered.kernels[-1]) if lowered.tables is not None else None
-    return Kernel(lowered, emit_kernel(lowered.kernels[0]), tables)
+def emit_kernels(module: Operation, target: str, rows: int = 0, wishes: Wishes = ()) -> Kernel:
+    """As `build_kernel`, anew for each call."""
+    lowered = lower(module, target, rows, wishes)
+    return Kernel(lowered, tuple(map(emit_kernel, lowered.kernels)))
 
 
 def compile_site(module: Operation, options: Options, queries: int | None = None) -> CompiledSite:
@@ -105,21 +113,15 @@ def compile_site(module: Operation, options: Options, queries: int | None = None
     if options.backend == "auto":
         raise error("a backend must be chosen before a site is compiled; expected 'native', 'triton' or 'interpret'")
     if options.backend == "native":
+        if options.backend_options:
+            raise error("backend_options are for kernels on GPUs, but this one is native; expected none")
         from .native_runtime import native_site
 
         return native_site(module, queries, cache=options.cache)
-    from .triton_runtime import KernelRunner, TablesRunner
+    from .triton_runtime import triton_site
 
-    where = "interpret" if options.backend == INTERPRETER else "triton"
-    target = INTERPRETER if where == "interpret" else current_gpu()
-    kernel = build_kernel(module, target) if options.cache else _build(module, target)
-    lowered, before = kernel.lowered, None
-    if kernel.tables is not None and lowered.tables is not None:
-        before = TablesRunner(kernel.tables, lowered.tables, where)
-    runner = KernelRunner(
-        kernel.triton, lowered.group, lowered.has_lse, where, has_output=lowered.has_output, tables=before
-    )  # fmt: skip
-    return Site(runner, kernel)
+    target = INTERPRETER if options.backend == INTERPRETER else current_gpu()
+    return triton_site(module, target, queries, cache=options.cache, wishes=options.wishes)
 
 
 def current_gpu() -> str:

@@ -14,7 +14,9 @@ from ..ir.dialects.tile import KernelOp
 from ..ir.printer import print_operation
 from ..passes.manager import Pass, PassContext
 from ..passes.pipeline import PassPipeline, RunSettings
+from ..passes.plan import planned_shared_memory
 from ..passes.schedule import Schedule
+from ..passes.tile_lists import TileLists, tile_lists
 from ..passes.tile_tables import TileTables, mask_plan
 from .pipelines import LOWER, schedule
 
@@ -26,7 +28,8 @@ class Lowered:
     `plan` is the schedule, `structure` what is known of the mask, `steps` the IR after every pass,
     `group` the query heads for each key head, `has_lse` whether the last result is the log-sum-exp, `has_output`
     whether a region changes the output, so that rows without any key need not give 0. Where there are
-    `tables`, a kernel writes them for the main one. `roles` say what each kernel is for.
+    `tables` or `lists`, kernels write them for the main one. `shared_memory` is how many bytes
+    of it the main kernel is predicted to need on a GPU. `roles` say what each kernel is for.
     """
 
     target: str
@@ -38,6 +41,8 @@ class Lowered:
     has_lse: bool
     has_output: bool = False
     tables: TileTables | None = None
+    lists: TileLists | None = None
+    shared_memory: int | None = None
 
     @property
     def decisions(self) -> Mapping[str, Any]:
@@ -74,13 +79,15 @@ def lower(module: Operation, target: str, rows: int = 0, wishes: tuple[tuple[str
         op_error(module, "holds no attention to make a kernel of")
     group, has_lse, has_output = attention.group.value, bool(attention.lse.uses), not attention.output.empty
     plan, structure = readable(attention.schedule), readable(attention.structure)
-    tables = None
+    memory = planned_shared_memory(attention)
+    tables, lists = None, None
     if (found := mask_plan(attention)) is not None:
         tables = TileTables.of(found, Schedule.of(attention), group)
-        structure = {**structure, "tiles": found.kind}
+        lists = tile_lists(attention, found, Schedule.of(attention), tables)
+        structure = {**structure, "tiles": found.kind if lists is None else "list"}
     PassPipeline(LOWER).run(module, context, settings)
     kernels = tuple(op for op in module.walk() if KernelOp.match(op))
-    return Lowered(target, kernels, plan, structure, tuple(steps), group, has_lse, has_output, tables)
+    return Lowered(target, kernels, plan, structure, tuple(steps), group, has_lse, has_output, tables, lists, memory)
 
 
 def readable(hint: DictAttr | None) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 from ..passes.merge_splits import split_count
+from .layouts import Layout, Plan, Results, Sizes, Tensors
 from .native_kernels import Function, LoadedKernel
 
 SMALL = 200_000
@@ -22,67 +22,8 @@ READ_COST = 8
 MOST_SCRATCH = 4096
 """Floats that may lie behind a block, which is copied for each call."""
 
-Sizes: TypeAlias = tuple[int, ...]
-Tensors: TypeAlias = tuple[torch.Tensor, ...]
-Results: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 Blanks: TypeAlias = tuple[torch.Tensor, torch.Tensor, bool]
 """What out and lse are made like, as they lie in memory, and whether out's heads and positions are swapped then."""
-
-
-class Plan(Protocol):
-    """Runs calls whose tensors have one set of shapes, strides and dtypes; lse has no elements where there is none."""
-
-    def __call__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor]
-    ) -> Results: ...
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The sizes and strides of a tensor, strides in elements."""
-
-    sizes: Sizes
-    strides: Sizes
-
-    @staticmethod
-    def of(tensor: torch.Tensor) -> Layout:
-        return Layout(tuple(tensor.shape), tensor.stride())
-
-    @staticmethod
-    def contiguous(sizes: Sequence[int]) -> Layout:
-        return Layout(tuple(sizes), tuple(math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))))
-
-    def with_positions_first(self) -> Layout:
-        """The layout of a tensor of the same (B, H, M, E) sizes that lies in memory as (B, M, H, E)."""
-        _, heads, rows, width = self.sizes
-        return Layout(self.sizes, (heads * rows * width, width, heads * width, 1))
-
-    @property
-    def memory(self) -> Sizes:
-        """The sizes in the order in which the axes lie in memory."""
-        batch, heads, rows, width = self.sizes
-        return (batch, rows, heads, width) if self.positions_first else self.sizes
-
-    @property
-    def positions_first(self) -> bool:
-        return self != Layout.contiguous(self.sizes)
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.sizes)
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """Calls without any key, or without any result: there is nothing to compute."""
-
-    out: Layout
-    lse: Layout
-
-    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor]) -> Results:
-        lse = q.new_full(self.lse.sizes, float("-inf"), dtype=torch.float32)
-        out = q.new_zeros(self.out.memory)
-        return out.transpose(1, 2) if self.out.positions_first else out, lse
 
 
 class Block:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..cost_model.cpus import CPUS
-from ..ir.attributes import TensorType
 from ..ir.core import Operation
-from ..ir.diagnostics import op_error
-from ..ir.dialects.attn import AttentionOp
-from ..ir.dialects.func import FuncOp
 from ..passes.schedule import Schedule
 from .lowering import Lowered, lower
 from .native_cache import COMPILED, DISK, MEMORY, load_kernels
 from .native_compiler import BUILDING, compile_object
 from .native_object import load_object
 from .native_threads import NativeFunction
+from .outlined import KernelWatcher, OutlinedAttention
 from .report import Variant
-from .runner_checks import Inputs
 from .sites import canonical_text
 
 if TYPE_CHECKING:
@@ -124,48 +120,18 @@ class LoadedKernel:
 
 
 @dataclass(eq=False)
-class NativeKernels:
+class NativeKernels(OutlinedAttention):
     """All kernels of one outlined attention on this CPU; safe to use from several threads.
 
     `loaded` holds what was compiled so far and `variants` tells of it, and for which calls;
     `watchers` hear of what is compiled from now on. Without `cache` no object code is kept or reused.
     """
 
-    module: Operation
     target: str
     cache: bool = True
     variants: list[Variant] = field(default_factory=list[Variant])
-    watchers: list[Callable[[CpuKernel], None]] = field(default_factory=list[Callable[[CpuKernel], None]])
+    watchers: list[KernelWatcher] = field(default_factory=list["KernelWatcher"])
     loaded: dict[Choice, LoadedKernel] = field(default_factory=dict[Choice, LoadedKernel])
-
-    @cached_property
-    def attention(self) -> AttentionOp:
-        attention = next((AttentionOp(op) for op in self.module.walk() if AttentionOp.match(op)), None)
-        if attention is None:
-            op_error(self.module, "holds no attention to make a kernel of")
-        return attention
-
-    @cached_property
-    def group(self) -> int:
-        """How many query heads share a key head."""
-        return self.attention.group.value
-
-    @cached_property
-    def inputs(self) -> Inputs:
-        """What the kernels are called on, by the names that the program gives."""
-        arguments = next(FuncOp(op) for op in self.module.walk() if FuncOp.match(op)).body.block.arguments
-        names = tuple(a.name_hint or f"argument {i}" for i, a in enumerate(arguments))
-        return Inputs(names, tuple(cast(TensorType, a.type) for a in arguments), self.group)
-
-    @cached_property
-    def has_lse(self) -> bool:
-        """Whether the log-sum-exp is a result."""
-        return bool(self.attention.lse.uses)
-
-    @cached_property
-    def has_output(self) -> bool:
-        """Whether a region changes the output, so that rows without any key need not give 0."""
-        return not self.attention.output.empty
 
     def choice(self, queries: int | None, unit_strides: bool = True) -> Choice:
         """The kernel for so many queries; where that is not known, the one for any number."""
@@ -183,7 +149,7 @@ class NativeKernels:
             if choice not in self.loaded:
                 loaded = self.loaded[choice] = self._compile(choice, calls_in_words(choice, queries, self.group))
                 for watcher in self.watchers:
-                    watcher(loaded.kernel)
+                    watcher(choice.name, loaded.kernel)
             return self.loaded[choice]
 
     def _compile(self, choice: Choice, calls: str) -> LoadedKernel:

@@ -16,7 +16,8 @@ from ..ir.core import Operation
 from ..ir.diagnostics import error
 from .host_cpu import host_target
 from .kernels import Site
-from .native_calls import Layout, Nothing, Plan, Results, Tensors, plan_call
+from .layouts import Layout, Nothing, Plan, Results, Tensors
+from .native_calls import plan_call
 from .native_kernels import NativeKernels, native_kernels
 
 MOST_PLANS = 4096

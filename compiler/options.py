@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..ir.diagnostics import error
+from ..passes.schedule import AS_MANY_AS_FIT
 from .dump import check_directory
 from .native_support import native_problem
 
@@ -15,6 +16,12 @@ BACKENDS = ("auto", "native", "triton", "interpret")
 RESTS = ("eager", "inductor")
 FUSE_ROWS = ("auto", "always", "never")
 AUTOTUNES = ("off",)
+BACKEND_OPTIONS = (
+    "block_m", "block_n", "num_warps", "num_stages", "descriptors", "persistent", "swap", "specialised", "lists",
+    "gluon",
+)  # fmt: skip
+"""Tile sizes, warps and stages; who makes tensor descriptors ("host", "device", "" for pointers); how many programs
+stay (True: as many as fit); what else a kernel is like (see `Schedule`); and another language to write it in."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,9 @@ class Options:
     `rest` runs everything else. `strict` turns refused sites into errors. `dump` is a directory for
     the IR of every step and the kernels. `cache=False` compiles every site anew. `fuse_rows` says
     whether RoPE, norms, factors and gates around an attention become part of its kernel: "auto" where
-    an estimate says that it pays, "always" wherever it can be, or "never".
+    an estimate says that it pays, "always" wherever it can be, or "never". `backend_options` say how
+    kernels for GPUs are built, by the names in `BACKEND_OPTIONS`: `{"persistent": True}`; what cannot be
+    followed is refused.
     """
 
     backend: str = "auto"
@@ -40,6 +49,7 @@ class Options:
     dump: str | Path | None = None
     cache: bool = True
     fuse_rows: str = "auto"
+    backend_options: Mapping[str, Any] | tuple[tuple[str, Any], ...] | None = None
 
     def __post_init__(self) -> None:
         _one_of("backend", self.backend, BACKENDS)
@@ -54,12 +64,43 @@ class Options:
                 raise error(f"{name}={getattr(self, name)!r} is not available yet; compilation is exact")
         for name in ("strict", "cache"):
             _boolean(name, getattr(self, name))
+        object.__setattr__(self, "backend_options", _backend_options(self.backend_options))
         if self.dynamic is not None:
             _boolean("dynamic", self.dynamic)
         if str(self.dump) == "":
             raise error("dump must name a directory, but is empty")
         if self.dump is not None:
             check_directory(Path(self.dump))
+
+    @property
+    def wishes(self) -> tuple[tuple[str, int | str], ...]:
+        """Fields of a schedule, with values, that the planner must follow."""
+        found = cast("tuple[tuple[str, Any], ...]", self.backend_options)
+        return tuple((name, _number(name, value)) for name, value in found if name != "gluon")
+
+    @property
+    def gluon(self) -> bool:
+        """Whether kernels are written in Gluon where they can be."""
+        return bool(dict(cast("tuple[tuple[str, Any], ...]", self.backend_options)).get("gluon"))
+
+
+def _number(name: str, value: Any) -> int | str:
+    if value is True and name == "persistent":
+        return AS_MANY_AS_FIT
+    return value if isinstance(value, str) else int(value)
+
+
+def _backend_options(given: Any) -> tuple[tuple[str, Any], ...]:
+    """The entries in order of their names; CompileError on one that is unknown or of the wrong kind."""
+    if given is not None and not isinstance(given, Mapping | tuple):
+        raise error(f"backend_options must be a dictionary, but is {given!r}")
+    entries: dict[Any, Any] = dict(cast(Any, given or {}))
+    for name, value in entries.items():
+        _one_of("backend option", name, BACKEND_OPTIONS)
+        text = name == "descriptors"
+        if not isinstance(value, str if text else int):
+            raise error(f"backend option {name!r} must be {'a string' if text else 'a number'}, but is {value!r}")
+    return tuple(sorted(entries.items()))
 
 
 def _one_of(name: str, value: object, known: Collection[str]) -> None:

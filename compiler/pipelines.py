@@ -56,4 +56,5 @@ def schedule(target: str, rows: int = 0, wishes: tuple[tuple[str, int | str], ..
     `rows` is for how many pairs of query and head of a group it is made; 0 for any number. `wishes`
     are fields of the schedule, with values, that must be followed.
     """
-    return (AnalyzeMask(), PlanAttention(target, rows, wishes), Canonicalize(), CommonSubexpressionElimination())
+    plan = PlanAttention(target, rows, tuple(f"{name}={value}" for name, value in wishes))
+    return (AnalyzeMask(), plan, Canonicalize(), CommonSubexpressionElimination())

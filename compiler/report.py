@@ -92,6 +92,7 @@ _TESTED: Mapping[str | None, str] = {
     None: "the mask is tested on each score",
     "pieces": "ranges of keys in closed form; the mask is tested in tiles that it cuts",
     "tiles": "tiles that may keep a key; the mask is tested in those that it cuts",
+    "list": "tiles that may keep a key, which a kernel lists first; the mask is tested in those that it cuts",
 }
 """How a kernel treats a mask that is no pair of bounds, by the kind of its plan."""
 

@@ -1,8 +1,8 @@
 """Runs Triton kernels on CPU tensors, in Triton's interpreter, inside a process that may also compile.
 
 Triton means its interpreter for processes started with TRITON_INTERPRET=1, and gets bfloat16 wrong
-there (dots and arithmetic work on bit patterns, casts truncate). Here the language is switched over
-only while a kernel runs, under a lock, with dots and casts of bfloat16 mended. Elementwise
+there (dots and arithmetic work on bit patterns, casts truncate), and casts to 8-bit floats. Here the
+language is switched over only while a kernel runs, under a lock, with those mended. Elementwise
 arithmetic on bfloat16 stays wrong: generated kernels widen to float32 first.
 """
 
@@ -13,7 +13,7 @@ import importlib
 import itertools
 import threading
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -129,7 +129,7 @@ def _mended_methods() -> dict[str, Callable[..., Any]]:
 
     interpreter = _interpreter()
     builder, handle = interpreter.interpreter_builder, interpreter.TensorHandle
-    shipped_dot, shipped_cast = builder.create_dot, builder.cast_impl
+    shipped_dot, shipped_cast, shipped_conversion = builder.create_dot, builder.cast_impl, builder.create_fp_to_fp
 
     def widened(x: Any) -> Any:
         return handle(bfloat16_to_float32(x.data), tl.float32) if x.dtype.scalar == tl.bfloat16 else x
@@ -137,13 +137,39 @@ def _mended_methods() -> dict[str, Callable[..., Any]]:
     def create_dot(a: Any, b: Any, d: Any, *options: Any) -> Any:
         return shipped_dot(widened(a), widened(b), d, *options)
 
+    def to_8_bits(x: Any, type_: Any) -> Any:
+        """f32 as the nearest 8-bit float, None for other types."""
+        name = FLOATS_OF_8_BITS.get(str(type_.scalar))
+        return (
+            None
+            if name is None or x.dtype.scalar != tl.float32
+            else handle(float32_to_float8(x.data, name), type_.scalar)
+        )
+
+    def create_fp_to_fp(x: Any, type_: Any, rounding: Any) -> Any:
+        found = to_8_bits(x, type_)
+        return shipped_conversion(x, type_, rounding) if found is None else found
+
     def cast_impl(x: Any, type_: Any) -> Any:
+        if (found := to_8_bits(x, type_)) is not None:
+            return found
         if type_.scalar != tl.bfloat16 or x.dtype.scalar == tl.bfloat16:
             return shipped_cast(widened(x), type_) if type_.scalar != tl.bfloat16 else x
         single = x.data.astype(np.float32)
         return handle(float32_to_bfloat16(single), tl.bfloat16)
 
-    return {"create_dot": create_dot, "cast_impl": cast_impl}
+    return {"create_dot": create_dot, "cast_impl": cast_impl, "create_fp_to_fp": create_fp_to_fp}
+
+
+FLOATS_OF_8_BITS: Mapping[str, str] = {"fp8e4nv": "float8_e4m3fn", "fp8e5": "float8_e5m2"}
+"""PyTorch's names for Triton's."""
+
+
+def float32_to_float8(values: Any, name: str) -> Any:
+    """The bit patterns (uint8) of the nearest values of a type of PyTorch's, ties to even."""
+    torch: Any = importlib.import_module("torch")
+    single = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    return single.to(getattr(torch, name)).view(torch.uint8).numpy().reshape(np.shape(values))
 
 
 def bfloat16_to_float32(bits: Any) -> Any:

@@ -1,141 +1,230 @@
-"""Calls a compiled kernel on tensors: checks them, allocates results, handles empty ones, launches."""
+"""Calls Triton kernels on tensors, on a GPU or in the interpreter; a call like one before costs little Python.
+
+What a call needs besides addresses (which kernels, their grids and other arguments, how much memory)
+depends only on the shapes, strides and dtypes of its tensors, and on whether 16 divides their addresses.
+It is checked and worked out once for each such signature and kept as a plan, which nothing changes.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Protocol, cast
 
 import torch
 
-from ..codegen.triton import OffsetBound, TritonKernel
+from ..codegen.triton import TritonKernel
+from ..ir.attributes import is_float8
+from ..ir.core import Operation
 from ..ir.diagnostics import error
-from ..passes.tile_tables import TileTables
 from .kernel_cache import cache_directory, load_module
-from .runner_checks import Inputs
-from .triton_interpreter import interpreted, language_lock
+from .kernels import INTERPRETER, Site, Wishes
+from .layouts import Layout, Nothing, Plan, Results, Tensors
+from .outlined import OutlinedAttention
+from .triton_calls import Call, GpuPlan, InterpretedPlan, Steps, check_offsets
+from .triton_interpreter import interpreted
+from .triton_kernels import TritonKernels, is_regular, triton_kernels
+from .triton_launch import GpuKernel, Machine
+from .verified import require, worthwhile
 
-__all__ = ["KernelRunner", "cache_directory", "load_kernel"]
+__all__ = ["TritonRunner", "cache_directory", "check_offsets", "load_interpreted", "triton_site"]
 
-Where = Literal["interpret", "triton"]
+MOST_PLANS = 4096
+"""Signatures that are remembered; a decoder that lengthens its keys brings a new one with each token."""
 
-
-def load_kernel(source: str, name: str, where: Where) -> Callable[..., None]:
-    """The `launch` function of a generated module, for CPU tensors (`interpret`) or a GPU (`triton`)."""
-    module = load_module(source, name)
-    return (interpreted(module) if where == "interpret" else module).launch
-
-
-@dataclass
-class TablesRunner:
-    """Calls the kernel that finds the extremes of captured tensors over tiles: O(tiles) memory, anew for each call."""
-
-    kernel: TritonKernel
-    tables: TileTables
-    where: Where
-    _launch: Callable[..., None] | None = None
-
-    def __call__(self, q: torch.Tensor, k: torch.Tensor, captures: Sequence[torch.Tensor]) -> torch.Tensor:
-        sizes = self.tables.sizes(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-        found = torch.empty(sizes, dtype=torch.int32, device=q.device)
-        if self._launch is None:
-            self._launch = load_kernel(self.kernel.source, self.kernel.name, self.where)
-        run(self._launch, (q, k, *captures, found), self.where)
-        return found
+LARGEST_SIZE = 2**31 - 1
 
 
-@dataclass
-class KernelRunner:
-    """`runner(q, k, v, captures, want_lse) -> (out, lse)` for one site.
+def triton_site(
+    module: Operation,
+    target: str,
+    queries: int | None = None,
+    wishes: Wishes = (),
+    *,
+    cache: bool = True,
+    verified: bool = False,
+) -> Site:
+    """A callable attention for a GPU such as "sm_90" or for "interpret".
 
-    Batch, heads and lengths may be anything; loads the kernel on the first call, as `launch`. With
-    `has_output` a region changes the output, also of rows without any key.
+    Makes the kernel for `queries`, or for any number if None. `wishes` are those of `lower`. On a GPU
+    what must have proved itself there is taken only then, unless the caller is about to see to it
+    (`verified`).
     """
+    if target != INTERPRETER and not verified:
+        wishes = _proved(module, wishes)
+    kernels = triton_kernels(module, target, wishes) if cache else TritonKernels(module.clone(), target, wishes, False)
+    first = kernels.get(kernels.choice(queries), queries)
+    place = Interpreted() if target == INTERPRETER else OnGpu(machine())
+    return Site(TritonRunner(kernels, place), first.kernel, kernels.variants, kernels.watchers)
 
-    kernel: TritonKernel
-    group: int
-    has_lse: bool
-    where: Where
-    launch: Callable[..., None] | None = None
-    positions_first: bool = False
-    has_output: bool = False
-    tables: TablesRunner | None = None
-    _loading: threading.Lock = field(default_factory=threading.Lock)
 
-    def __post_init__(self) -> None:
-        types = self.kernel.tensors[: -1 - self.has_lse - (self.tables is not None)]
-        self.inputs = Inputs(tuple(p.value for p in self.kernel.parameters[: len(types)]), types, self.group)
+def _proved(module: Operation, wishes: Wishes) -> Wishes:
+    """The wishes, with specialised warps added where this device's record says that they pay.
 
-    def with_positions_first(self) -> KernelRunner:
-        """The same kernel with out in memory as (B, M, H, E)."""
-        return replace(self, positions_first=True, _loading=threading.Lock())
+    Where they are wished for, they are checked first; CompileError where they do not pass.
+    """
+    asked = dict(wishes).get("specialised")
+    if asked:
+        require("triton")
+    elif asked is None and worthwhile(OutlinedAttention(module).attention, "triton"):
+        return (*wishes, ("specialised", 1))
+    return wishes
+
+
+class Where(Protocol):
+    """What runs kernels: it takes tensors of its own kind of device, and works out how to call kernels on them."""
+
+    @property
+    def backend(self) -> str: ...
+    def takes(self, device: torch.device) -> bool: ...
+    def plan(self, call: Call, tensors: Tensors, aligned: Sequence[bool]) -> Plan: ...
+
+
+@dataclass
+class Loaded:
+    """Kernels that were loaded, by their texts: once each, also where several threads ask at once."""
+
+    known: dict[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def get(self, kernel: TritonKernel, load: Callable[[TritonKernel], Any]) -> Any:
+        key = (kernel.name, kernel.source)
+        with self.lock:
+            if key not in self.known:
+                self.known[key] = load(kernel)
+            return self.known[key]
+
+
+@dataclass
+class Interpreted:
+    """Runs kernels on CPU tensors, in Triton's interpreter."""
+
+    loaded: Loaded = field(default_factory=Loaded)
+    backend = INTERPRETER
+
+    def takes(self, device: torch.device) -> bool:
+        return device.type == "cpu"
+
+    def plan(self, call: Call, tensors: Tensors, aligned: Sequence[bool]) -> Plan:
+        del tensors, aligned
+        return InterpretedPlan(call, tuple(self.loaded.get(s.kernel, load_interpreted) for s in call.steps.steps))
+
+
+@dataclass
+class OnGpu:
+    """Runs kernels on tensors of a GPU of this machine."""
+
+    machine: Machine
+    loaded: Loaded = field(default_factory=Loaded)
+    backend = "triton"
+
+    def takes(self, device: torch.device) -> bool:
+        return device.type != "cpu"
+
+    def plan(self, call: Call, tensors: Tensors, aligned: Sequence[bool]) -> Plan:
+        kernels = [self.loaded.get(step.kernel, self._load) for step in call.steps.steps]
+        return GpuPlan(call, kernels, aligned, self.machine, tensors[0])
+
+    def _load(self, kernel: TritonKernel) -> GpuKernel:
+        return GpuKernel(kernel, self.machine)
+
+
+@cache
+def machine() -> Machine:
+    """The GPUs of this machine."""
+    return Machine()
+
+
+def load_interpreted(kernel: TritonKernel) -> Callable[..., None]:
+    """The function `launch` of a generated module, for CPU tensors."""
+    return interpreted(load_module(kernel.source, kernel.name)).launch
+
+
+class TritonRunner:
+    """`runner(q, k, v, captures, want_lse) -> (out, lse)` for one site; sizes and strides may be anything."""
+
+    def __init__(self, kernels: TritonKernels, where: Where, *, positions_first: bool = False) -> None:
+        self.kernels, self.where, self._positions_first = kernels, where, positions_first
+        self._has_lse = kernels.has_lse
+        self._by_column = is_float8(kernels.attention.shapes[0].element)
+        self.plans: dict[Any, Plan] = {}
+
+    def with_positions_first(self) -> TritonRunner:
+        """The same kernels with out in memory as (B, M, H, E)."""
+        return TritonRunner(self.kernels, self.where, positions_first=True)
+
+    def forget(self) -> None:
+        """Let each call be worked out anew."""
+        self.plans.clear()
 
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if q.is_cuda:
+    ) -> Results:
+        if captures and q.is_cuda:
             # PyTorch lets a number stay on the CPU beside tensors on a GPU; a kernel cannot read it there.
             captures = [c if c.dim() or c.is_cuda else c.to(q.device) for c in captures]
-        tensors = (q, k, v, *captures)
-        self._check(tensors)
-        batch, heads, length = q.shape[:3]
-        sizes = (batch, length, heads, v.shape[3]) if self.positions_first else (batch, heads, length, v.shape[3])
-        out = torch.empty(sizes, dtype=q.dtype, device=q.device)
-        if self.positions_first:
-            out = out.transpose(1, 2)
-        lse = torch.empty((batch, heads, length) if self.has_lse else (0,), dtype=torch.float32, device=q.device)
-        if want_lse and not self.has_lse:
+        if self._by_column and v.stride(2) != 1:
+            # Tensor cores take 8-bit values by column alone: one copy costs less than transposing tile by tile.
+            v = v.transpose(-2, -1).contiguous().transpose(-2, -1)
+        signature: Any = (
+            (q.data_ptr() | k.data_ptr() | v.data_ptr()) & 15,
+            q.shape, q.stride(), q.dtype, q.device, k.shape, k.stride(), k.dtype, k.device,
+            v.shape, v.stride(), v.dtype, v.device,
+        )  # fmt: skip
+        for c in captures:
+            signature = (signature, c.shape, c.stride(), c.dtype, c.device, c.data_ptr() & 15)
+        plan = self.plans.get(signature) or self._make_plan(signature, (q, k, v, *captures))
+        if want_lse == self._has_lse:
+            return plan(q, k, v, captures)
+        if want_lse:
             raise error("this kernel was compiled without log-sum-exp, which is asked for")
-        if k.shape[2] == 0 and not self.has_output:
-            out.zero_()
-            lse.fill_(float("-inf"))
-        elif out.numel() > 0 or lse.numel() > 0:
-            results = (out, lse) if self.has_lse else (out,)
-            found = () if self.tables is None else (self.tables(q, k, captures),)
-            self._start((*tensors, *found, *results))
-        return out, lse if want_lse else lse.new_empty(0)
+        out, lse = plan(q, k, v, captures)
+        return out, lse.new_empty(0)
 
-    def _start(self, tensors: Sequence[torch.Tensor]) -> None:
-        for bound in self.kernel.bounds:
-            check_offsets(bound, tensors[bound.argument])
-        run(self.launch or self._load(), tensors, self.where)
+    def _make_plan(self, signature: Any, tensors: Tensors) -> Plan:
+        """Check tensors and work out how to call kernels on them, and on all that are alike."""
+        self._check(tensors)
+        q, k, v = tensors[:3]
+        out = Layout.contiguous((*q.shape[:3], v.shape[3]))
+        if self._positions_first:
+            out = out.with_positions_first()
+        lse = Layout.contiguous(q.shape[:3] if self._has_lse else (0,))
+        plan: Plan
+        if (k.shape[2] == 0 and not self.kernels.has_output) or out.elements == 0:
+            plan = Nothing(out, lse, self.kernels.out_dtype)
+        else:
+            # Nothing of a tensor but its address may differ between the calls of a plan.
+            aligned = [t.data_ptr() % 16 == 0 for t in tensors]
+            near = all(aligned[:3])
+            aligned[:3] = [near] * 3
+            plan = self.where.plan(Call.of(self._steps(tensors, near), tensors, out, lse), tensors, aligned)
+        if len(self.plans) >= MOST_PLANS:
+            self.plans.clear()
+        self.plans[signature] = plan
+        return plan
 
-    def _load(self) -> Callable[..., None]:
-        with self._loading:
-            if self.launch is None:
-                self.launch = load_kernel(self.kernel.source, self.kernel.name, self.where)
-            return self.launch
+    def _steps(self, tensors: Tensors, near: bool) -> Steps:
+        layouts = [Layout.of(t) for t in tensors[:3]]
+        if self._by_column:
+            layouts[2] = layouts[2].transposed
+        layouts = [layout.regular for layout in layouts]
+        regular = all(is_regular(x, tensors[0].itemsize, aligned_address=near) for x in layouts)
+        return self.kernels.for_call(*layouts[:2], regular=regular)
 
-    def _check(self, tensors: Sequence[torch.Tensor]) -> None:
-        self.inputs.check(tensors)
-        if (tensors[0].device.type == "cpu") != (self.where == "interpret"):
-            raise error(f"the kernel is for backend '{self.where}', but the tensors are on {tensors[0].device}")
-        self.inputs.check_sizes(*tensors[:3])
-
-
-def run(launch: Callable[..., None], tensors: Sequence[torch.Tensor], where: Where) -> None:
-    """Start a kernel on tensors of one device."""
-    if where == "interpret":
-        launch(*tensors)
-        return
-    with language_lock, _on_device(tensors[0].device):
-        launch(*tensors)
-
-
-def check_offsets(bound: OffsetBound, tensor: torch.Tensor) -> None:
-    """Offsets inside a tile are 32-bit; fail where strides are so large that they would wrap."""
-    sizes, strides = tensor.shape, tensor.stride()
-    reach = sum((min(extent or sizes[axis], sizes[axis]) - 1) * abs(strides[axis]) for axis, extent in bound.extents)
-    if reach >= 2**31:
-        raise error(
-            f"strides {tuple(strides)} of a tensor of shape {tuple(sizes)} make one tile reach over {reach} elements, "
-            "but 32-bit offsets reach 2147483647; make the tensor contiguous"
-        )
-
-
-def _on_device(device: torch.device) -> Any:
-    return torch.cuda.device(device)
+    def _check(self, tensors: Tensors) -> None:
+        inputs, device = self.kernels.inputs, tensors[0].device
+        inputs.check(tensors)
+        if not self.where.takes(device):
+            raise error(f"the kernel is for backend '{self.where.backend}', but the tensors are on {device}")
+        inputs.check_sizes(*tensors[:3])
+        for name, tensor in zip(inputs.names, tensors, strict=True):
+            if max(tensor.shape, default=0) > LARGEST_SIZE:
+                raise error(
+                    f"{name} has shape {tuple(tensor.shape)}, but kernels count positions in 32 bits: "
+                    f"at most {LARGEST_SIZE} along an axis"
+                )
 
 
 def gpu_target(device: torch.device) -> str:

@@ -21,11 +21,20 @@ FMA_KEY_ELEMENTS_LIMIT = 2048
 UNALIGNED_TILE_REGISTERS = 108.0
 """Registers a thread for tiles whose rows are loaded element by element, addresses counted in."""
 
-SHARED_MEMORY_SLACK = 2048
-"""Bytes beyond the formula in pipelined kernels: barriers, layout conversions; at most 1056 were seen."""
+WIDE_TENSOR_CORE_ROWS = 64
+"""Rows below which sm_90 and later fall back to the tensor core instructions of sm_80."""
 
-SPECIALISED_SHARED_MEMORY = 33 * 1024
-"""Bytes that warp specialisation adds."""
+QUERY_REGISTERS = 0.375
+"""Of a register for an element of queries that stays in one: half of one, but a few are read again."""
+
+SMALLEST_COPY = 4
+"""Bytes of an element that can be copied to shared memory by itself, in the background."""
+
+OUTPUT_BYTES = 4
+"""Of an element of a result that is still to be merged with others."""
+
+BULK_SHARED_MEMORY = 1024
+"""Bytes that the barriers of bulk copies take, and the alignment of what they copy; between 8 and 1024."""
 
 DRIVER_SHARED_MEMORY = 1024
 """Bytes that the driver takes from a multiprocessor's shared memory for each program."""
@@ -39,7 +48,10 @@ class AttentionShape:
     for each score (a bias or a mask in memory), `column_bytes` those for each key alone.
     `score_work` says that a score or mask region computes on every score, `windowed` that the mask
     bounds keys from below too, which takes a third loop. `unaligned` rows have a width that 16 does
-    not divide: Triton then loads element by element, and holds an address for each.
+    not divide: Triton then loads element by element, and holds an address for each. `value_piece` is
+    the width of the last tile of v, where that is cut (0: `value_width`). The schedule says the rest:
+    `bulk` copies bring keys and values, products are `swapped`, warps are `specialised`, and a step
+    `branches` where a tile may hold nothing (`skips` says that one may, of which no list tells).
     """
 
     key_width: int
@@ -50,12 +62,17 @@ class AttentionShape:
     score_work: bool = False
     windowed: bool = False
     unaligned: bool = False
+    value_piece: int = 0
+    skips: bool = False
+    branches: bool = False
     bulk: bool = False
+    swapped: bool = False
+    specialised: bool = False
 
     @property
     def tensor_cores(self) -> bool:
         """Whether dots run on tensor cores: those of f32 are exact, so they do not."""
-        return self.element_bytes == 2
+        return self.element_bytes <= 2
 
 
 @dataclass(frozen=True)
@@ -68,34 +85,109 @@ class TileConfig:
     stages: int
 
 
-def padded_width(width: int) -> int:
-    """The width of a tile that holds `width` elements: a power of two of at least 16, as dots need."""
-    return max(16, 1 << (width - 1).bit_length())
+LEAST_WIDTH, LEAST_WIDTH_8_BITS = 16, 32
+"""The fewest elements that a dot sums over."""
 
 
-def width_pieces(width: int) -> tuple[int, ...]:
+def padded_width(width: int, least: int = LEAST_WIDTH) -> int:
+    """The width of a tile that holds `width` elements: a power of two of at least `least`, as dots need."""
+    return max(least, 1 << (width - 1).bit_length())
+
+
+def width_pieces(width: int, least: int = LEAST_WIDTH) -> tuple[int, ...]:
     """Widths of the tiles that hold `width` elements: a power of two, and one more for what remains beyond it.
 
     80 elements take tiles of 64 and 16, for which dots do a third less than for one of 128; a remainder
     that would need a tile as wide as the first one joins it.
     """
-    first = padded_width(width)
-    if first == 16 or first - width < 16:
+    first = padded_width(width, least)
+    if first == least or first - width < least:
         return (first,)
     half = first // 2
-    rest = padded_width(width - half)
+    rest = padded_width(width - half, least)
     return (half, rest) if rest < half else (first,)
 
 
-def shared_memory(config: TileConfig, shape: AttentionShape) -> int:
-    """Bytes for the query tile and for as many key, value and bias tiles as there are stages.
+def shared_memory(config: TileConfig, shape: AttentionShape, device: Device) -> int:
+    """Bytes that Triton gives one program: the query tile, and all that one step of the loop needs at once.
 
-    Exact on sm_90 for f16, an upper bound elsewhere but for tiles of a few KiB; without the slack.
+    Within 1 KiB of 330 kernels compiled for sm_80 and sm_90 with Triton 3.9, decode kernels included;
+    an upper bound on other devices. What regions load waits in one tile less than there are stages.
     """
     queries = config.block_m * shape.key_width * shape.element_bytes
-    keys = config.block_n * ((shape.key_width + shape.value_width) * shape.element_bytes + shape.column_bytes)
+    loaded = config.block_n * (config.block_m * shape.score_bytes + shape.column_bytes)
+    keys, values = (config.block_n * width * shape.element_bytes for width in (shape.key_width, shape.value_width))
+    if device.warp_size == 64:
+        return queries + config.stages * (keys + values + loaded)
+    bulk = BULK_SHARED_MEMORY if shape.bulk else 0
+    if shape.branches:
+        return _bytes_of_a_branch(config, shape, device) + bulk
+    weights = _weight_bytes(config, shape, device)
+    buffers = _buffers(config, shape, device)
+    loop = buffers * (keys + values) if buffers else _bytes_of_a_step(config, shape, device, weights)
+    if buffers:
+        # Exact dots cannot read transposed keys where bulk copies leave them: these are copied once more.
+        loop += max(keys, weights) if shape.bulk and not shape.tensor_cores else weights
+    if shape.specialised:
+        # Warps that only load share nothing with the others, which here includes the room to store the result.
+        loop += config.block_m * shape.value_width * OUTPUT_BYTES
+    return queries + loop + (config.stages - 1) * loaded + bulk
+
+
+def wide_products(config: TileConfig, shape: AttentionShape, device: Device) -> bool:
+    """Whether products take the instruction of sm_90 and later that reads its operands from shared memory."""
+    rows = config.block_n if shape.swapped else config.block_m
+    return shape.tensor_cores and not device.operands_in_registers and rows >= WIDE_TENSOR_CORE_ROWS
+
+
+def _buffers(config: TileConfig, shape: AttentionShape, device: Device) -> int:
+    """Tiles of keys, and of values, that are in shared memory at once; 0 where they come and go within a step.
+
+    Where registers hold the operands, the tile in use has left its buffer. Elements of 2 bytes at odd
+    places, one after the other, are too small for copies in the background.
+    """
+    alone = shape.unaligned and not shape.bulk and shape.element_bytes < SMALLEST_COPY
+    if config.stages == 1 or alone:
+        return 0
+    return config.stages if wide_products(config, shape, device) else config.stages - 1
+
+
+def _weight_bytes(config: TileConfig, shape: AttentionShape, device: Device) -> int:
+    """Bytes of the weights where they reach the second product through shared memory.
+
+    Wide products take them from registers. So do those of sm_80 whose warps divide the rows of both
+    products; Triton has them divide columns where the result, or its last piece, is wider than high.
+    """
+    bytes_ = config.block_m * config.block_n * shape.element_bytes
+    if shape.swapped or not shape.tensor_cores:
+        return bytes_
+    wide = wide_products(config, shape, device)
+    return bytes_ if not wide and config.block_m < (shape.value_piece or shape.value_width) else 0
+
+
+def _bytes_of_a_step(config: TileConfig, shape: AttentionShape, device: Device, weights: int) -> int:
+    """Bytes for keys, values and weights where nothing is loaded before the step that needs it."""
+    keys, values = (config.block_n * width * shape.element_bytes for width in (shape.key_width, shape.value_width))
+    if wide_products(config, shape, device):
+        return weights + (keys + values if shape.bulk else max(keys, values))
+    if not shape.bulk:
+        return max(keys, values + weights)
+    if not shape.tensor_cores:
+        return values + max(keys, weights)
     scores = config.block_m * config.block_n * shape.score_bytes
-    return queries + config.stages * (keys + scores)
+    return max(keys, values + max(weights, scores))
+
+
+def _bytes_of_a_branch(config: TileConfig, shape: AttentionShape, device: Device) -> int:
+    """Bytes of a step inside a branch: nothing is loaded ahead across it, and queries may be brought in anew."""
+    width = config.block_n * shape.element_bytes
+    keys, values, weights = width * shape.key_width, width * shape.value_width, width * config.block_m
+    queries = config.block_m * shape.key_width * shape.element_bytes
+    if wide_products(config, shape, device):
+        return queries + (keys + values if shape.bulk else max(keys, values))
+    if shape.bulk:
+        return max(keys, values + max(queries, weights))
+    return queries + max(keys, values + weights)
 
 
 def register_demand(config: TileConfig, shape: AttentionShape, device: Device) -> float:
@@ -103,12 +195,21 @@ def register_demand(config: TileConfig, shape: AttentionShape, device: Device) -
 
     On top of them, for each score: one where tensor cores read all operands from registers, half
     of one for 4 bytes that a region loads, a quarter for a region's own values or a window's bounds.
+    Queries that stay in registers take `QUERY_REGISTERS` of one for each element.
     """
     scores = 1.5 + 0.125 * shape.score_bytes + 0.25 * (shape.score_work or shape.windowed)
     if device.operands_in_registers and shape.tensor_cores:
         scores += 1.0
     demand = config.block_m * (max(shape.key_width, shape.value_width) + scores * config.block_n)
+    if _keeps_queries(config, shape, device):
+        demand += config.block_m * shape.key_width * QUERY_REGISTERS
     return demand / (config.warps * device.warp_size)
+
+
+def _keeps_queries(config: TileConfig, shape: AttentionShape, device: Device) -> bool:
+    """Whether registers hold the queries of all steps, as where warps divide rows and nothing else holds operands."""
+    in_registers = device.operands_in_registers and shape.tensor_cores and device.warp_size == 32
+    return in_registers and not shape.swapped and _weight_bytes(config, shape, device) == 0
 
 
 def fma_per_thread(config: TileConfig, shape: AttentionShape, device: Device) -> float:
@@ -126,7 +227,7 @@ def registers(config: TileConfig, shape: AttentionShape, device: Device) -> floa
 
 def occupancy(config: TileConfig, shape: AttentionShape, device: Device) -> int:
     """How many programs fit on a multiprocessor at once; 0 where not even one does."""
-    memory = shared_memory(config, shape)
+    memory = shared_memory(config, shape, device)
     if memory > device.shared_memory:
         return 0
     by_registers = device.registers / (registers(config, shape, device) * config.warps * device.warp_size)
@@ -134,13 +235,12 @@ def occupancy(config: TileConfig, shape: AttentionShape, device: Device) -> int:
     return max(1, int(min(by_registers, by_memory, device.max_warps / config.warps)))
 
 
-def refusal(config: TileConfig, shape: AttentionShape, device: Device, specialised: int | bool = False) -> str | None:
+def refusal(config: TileConfig, shape: AttentionShape, device: Device) -> str | None:
     """Why a kernel with these tiles would not run well on `device`; None where it would."""
-    memory = shared_memory(config, shape) + (SHARED_MEMORY_SLACK if config.stages > 1 else 0)
-    memory += SPECIALISED_SHARED_MEMORY if specialised else 0
+    memory = shared_memory(config, shape, device)
     if memory > device.shared_memory:
         return f"{memory} bytes of shared memory, of {device.shared_memory}"
-    if specialised:
+    if shape.specialised:
         return None  # the warps that compute are twice those of the schedule
     demand, limit = register_demand(config, shape, device), device.tile_registers
     if shape.bulk:

@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .devices import Device
-from .resources import AttentionShape, TileConfig, occupancy
+from .resources import WIDE_TENSOR_CORE_ROWS, AttentionShape, TileConfig, occupancy
 
 TENSOR_CORE_ROWS = 16
 """Rows that one warp's tensor core instruction takes; fewer rows a warp repeat work."""
-
-WIDE_TENSOR_CORE_ROWS = 64
-"""Rows below which sm_90 and later fall back to the tensor core instructions of sm_80."""
 
 NARROW_DOT_PENALTY = 1.6
 """How much slower those are there."""
@@ -26,8 +23,9 @@ OVERLAP_GAIN = 0.1
 LOOP_OVERHEAD, LOOP_OVERHEAD_BULK = 100, 50
 """Instructions of a step that no score needs: addresses, waits, the loop itself."""
 
-MEMORY_LATENCY = 2000
-"""Cycles from a load to its data while device memory is busy, for which bytes must be under way. A judgement."""
+MEMORY_LATENCY, STEP_LATENCY = 4000, 1000
+"""Cycles from a load to its data while device memory is busy, for which bytes must be under way, and those from
+the dots of a step to its end where one program has nothing else to do. Judgements."""
 
 WANTED_KEYS_IN_FLIGHT = 192
 """Rows of keys that should be on their way to hide the latency of loads; 3 stages at most."""
@@ -76,15 +74,15 @@ def dot_penalty(config: TileConfig, shape: AttentionShape, device: Device) -> fl
 def cycles_per_key(config: TileConfig, shape: AttentionShape, device: Device) -> float:
     """Cycles of one multiprocessor for each key where few queries read long caches; lower is better.
 
-    Loads run beside the arithmetic, as fast as what is under way hides their latency.
+    Loads run beside the arithmetic, as fast as what is under way hides their latency. One program is
+    taken to be resident, since few heads leave no more.
     """
-    resident = max(1, occupancy(config, shape, device))
     key_bytes = (shape.key_width + shape.value_width) * shape.element_bytes + shape.column_bytes
-    under_way = resident * max(0.5, config.stages - 1) * config.block_n * key_bytes
+    under_way = max(0.5, config.stages - 1) * config.block_n * key_bytes
     share = device.bandwidth / device.multiprocessors / device.clock
     rate = min(share, under_way / MEMORY_LATENCY)
     cycles = tile_cycles(config, shape, device)
-    busy = max(cycles.dots + max(cycles.exponentials, cycles.issue) / min(resident, 2), cycles.l2)
+    busy = max(cycles.dots + max(cycles.exponentials, cycles.issue) + STEP_LATENCY, cycles.l2)
     return max(key_bytes / rate, busy / config.block_n)
 
 

@@ -146,6 +146,11 @@ def element_type(type_: Type) -> Type:
     return type_.element if isinstance(type_, TensorType) else type_
 
 
+def is_float8(type_: Type) -> bool:
+    """Whether a type is a float of 8 bits."""
+    return isinstance(type_, FloatType) and type_.width == 8
+
+
 def is_float(type_: Type) -> bool:
     """Whether the type, or its element type, is a float."""
     return isinstance(element_type(type_), FloatType)

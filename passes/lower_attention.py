@@ -7,13 +7,24 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
-from ..ir.attributes import DenseArrayAttr, FloatType, IntegerAttr, StringAttr, TensorType, UnitAttr, f32
+from ..ir.attributes import (
+    Attribute,
+    DenseArrayAttr,
+    FloatType,
+    IntegerAttr,
+    StringAttr,
+    TensorType,
+    UnitAttr,
+    f32,
+    is_float8,
+)
 from ..ir.builder import Builder
 from ..ir.core import Block, Operation, Region, Value
 from ..ir.diagnostics import op_error
 from ..ir.dialects.arith import MinSIOp, MulFOp
 from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.func import FuncOp, ReturnOp
+from ..ir.dialects.scf import ForOp
 from ..ir.dialects.tile import KernelOp, LoadOp, StoreOp
 from ..ir.dialects.tile import ReturnOp as KernelReturnOp
 from ..ir.dialects.tile import YieldOp as GridYieldOp
@@ -29,7 +40,7 @@ from .masked_loops import MaskedLoops
 from .merge_splits import PARTS, merge_kernel, partial_types
 from .row_regions import KeyRows, OutputChange, RowPlace, RowRegion, output_change, tiles_like
 from .row_tiles import Place, RowPositions, RowTiles
-from .schedule import Schedule
+from .schedule import ELEMENTS, FLOAT8, Schedule, warps_of
 from .sink_start import sink_start
 from .softmax_loop import (
     MINUS_INFINITY,
@@ -43,9 +54,14 @@ from .softmax_loop import (
 )
 from .softmax_results import log_sum, one_where_zero, store_out
 from .tile_builder import ROWS, IndexMath, Tile, TileBuilder
+from .tile_lists import LISTS, ListedLoops, TileLists, tile_lists
 from .tile_regions import RegionPositions, TileRegion, hoist
 from .tile_tables import TABLE, TileTables, mask_plan
 from .tile_walk import TileWalk
+
+WHOLE, REST = "whole", "rest"
+PART_SLOTS = {WHOLE: 0, REST: 1}
+"""Where each part leaves its results."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,9 @@ class LowerAttention(Pass):
     `tile.kernel @f(q, k, v, captures..., part_out, part_lse)`, whose results have the number of parts
     as their first size, and `tile.kernel @f_merge(part_out, part_lse, out[, lse])`. Where the mask
     compares what is captured for rows and keys: `tile.kernel @f_tables(q, k, captures..., extremes)`,
-    which runs first, and `extremes` after the captures of the main kernel.
+    which runs first, and `extremes` after the captures of the main kernel. Where the schedule asks for
+    lists: `tile.kernel @f_list(q, k, captures..., [extremes,] spans, tiles)`, which runs next, and
+    `spans, tiles` in place of `extremes` in the main kernel.
     """
 
     name: ClassVar[str] = "lower-attention"
@@ -70,15 +88,19 @@ class LowerAttention(Pass):
             site = _site(function)
             assert operation.parent is not None
             schedule = Schedule.of(site.attention)
-            lowering = _Lowering(site, schedule)
+            lowering = _Lowering(site, schedule, WHOLE if schedule.specialised else "")
             kernels = [lowering.kernel()]
-            if schedule.split:
+            if schedule.specialised:
+                others = replace(schedule, specialised=0, num_warps=warps_of(schedule.block_m), persistent=0)
+                kernels.append(_Lowering(site, others, REST).kernel())
+            if schedule.split or schedule.specialised:
                 results = ["out" if v is site.attention.out else "lse" for v in site.returned]
                 kernels.append(merge_kernel(site.attention, function.sym_name.value, results, schedule))
-            if (tables := lowering.tables) is not None:
-                q, k, _, *captures = function.body.block.arguments
-                name, location = f"{function.sym_name.value}_tables", site.attention.operation.location
-                kernels.append(tables.kernel(name, site.attention.mask, [q, k, *captures], location))
+            q, k, _, *captures = function.body.block.arguments
+            for suffix, before in (("list", lowering.lists), ("tables", lowering.tables)):
+                if before is not None:
+                    name, location = f"{function.sym_name.value}_{suffix}", site.attention.operation.location
+                    kernels.append(before.kernel(name, site.attention.mask, [q, k, *captures], location))
             for kernel in kernels:
                 operation.parent.insert_before(operation, kernel)
             operation.erase()
@@ -112,17 +134,23 @@ def _site(function: FuncOp) -> _Site:
         op_error(ops[1], "must return results of the attention, each at most once, for the function to become a kernel")
     for name, operand in zip("qkv", attention.operation.operands, strict=False):
         element = operand.type.element if isinstance(operand.type, TensorType) else operand.type
-        if not isinstance(element, FloatType) or element.name not in ("f16", "bf16", "f32"):
-            op_error(attention.operation, f"kernels take f16, bf16 or f32, but {name} is {operand.type}")
+        if not isinstance(element, FloatType) or element.name not in (*ELEMENTS, *FLOAT8):
+            op_error(attention.operation, f"kernels take f16, bf16, f32 or 8-bit floats, but {name} is {operand.type}")
+    if is_float8(attention.shapes[0].element) and not (attention.weight.empty and attention.empty_score is None):
+        op_error(attention.operation, "cannot change 8-bit weights, nor average values of rows without a key in 8 bits")
     return _Site(function, attention, returned)
 
 
 @dataclass(frozen=True)
 class _Lowering:
-    """Builds the kernel of one site; the one that leaves partial results where keys are split."""
+    """Builds the kernel of one site; one that leaves partial results where keys are split.
+
+    Of `WHOLE` it visits only tiles that the mask keeps whole, of the `REST` only the others.
+    """
 
     site: _Site
     schedule: Schedule
+    part: str = ""
 
     @cached_property
     def _mask_plan(self) -> MaskPlan | None:
@@ -136,9 +164,22 @@ class _Lowering:
             return None
         return TileTables.of(self._mask_plan, self.schedule, self.site.attention.group.value)
 
+    @cached_property
+    def lists(self) -> TileLists | None:
+        """Which tiles of keys a kernel before this one must write down."""
+        return tile_lists(self.site.attention, self._mask_plan, self.schedule, self.tables)
+
     @property
-    def _split(self) -> bool:
-        return bool(self.schedule.split)
+    def _before(self) -> list[tuple[TensorType, str]]:
+        """What the kernel takes from those before it."""
+        if self.lists is not None:
+            return list(zip(self.lists.types, LISTS, strict=True))
+        return [] if self.tables is None else [(self.tables.type, TABLE)]
+
+    @property
+    def _partial(self) -> bool:
+        """Whether results are merged with those of other programs."""
+        return bool(self.schedule.split or self.part)
 
     @property
     def _rows(self) -> RowTiles:
@@ -147,7 +188,7 @@ class _Lowering:
     def _results(self) -> list[tuple[Value, TensorType, str]]:
         """Each result that the kernel stores: the attention's, its type in memory, its name."""
         attention = self.site.attention
-        if self._split:
+        if self._partial:
             types = zip((attention.out, attention.lse), partial_types(attention), strict=True)
             return [(value, type_, name) for (value, type_), name in zip(types, PARTS, strict=True)]
         found: list[tuple[Value, TensorType, str]] = []
@@ -159,11 +200,11 @@ class _Lowering:
     def kernel(self) -> Operation:
         """The arguments are those of the function, then what a kernel before it finds out, then the results."""
         inputs, results = self.site.function.body.block.arguments, self._results()
-        tables = [] if self.tables is None else [self.tables.type]
+        before = self._before
         frame = KernelFrame(
-            self.site.function.sym_name.value,
-            [*(v.type for v in inputs), *tables, *(type_ for _, type_, _ in results)],
-            [*(v.name_hint for v in inputs), *[TABLE] * len(tables), *(name for *_, name in results)],
+            self.site.function.sym_name.value + (f"_{REST}" if self.part == REST else ""),
+            [*(v.type for v in inputs), *(type_ for type_, _ in before), *(type_ for _, type_, _ in results)],
+            [*(v.name_hint for v in inputs), *(name for _, name in before), *(name for *_, name in results)],
             self.schedule,
             self.site.attention.operation.location,
         )
@@ -186,7 +227,7 @@ class _Lowering:
 
     def _splits(self, builder: Builder, block: Block) -> Value | None:
         """Into how many parts the keys are split: as many as there is memory for."""
-        return size_of(builder, self._argument(block, self.site.attention.out), 0, "S") if self._split else None
+        return size_of(builder, self._argument(block, self.site.attention.out), 0, "S") if self.schedule.split else None
 
     def _argument(self, block: Block, value: Value) -> Value:
         """The kernel argument for an argument or a result of the function."""
@@ -194,7 +235,7 @@ class _Lowering:
         if value in arguments:
             return block.arguments[arguments.index(value)]
         stored = [result for result, *_ in self._results()]
-        return block.arguments[len(arguments) + (self.tables is not None) + stored.index(value)]
+        return block.arguments[len(arguments) + len(self._before) + stored.index(value)]
 
     # --- the program
 
@@ -202,9 +243,11 @@ class _Lowering:
         attention, schedule = self.site.attention, self.schedule
         q, k, v = (self._argument(block, x) for x in (attention.q, attention.k, attention.v))
         place = self._rows.place(builder, q, k, self._splits(builder, block))
+        if self.part:
+            place = replace(place, slot=builder.index(PART_SLOTS[self.part]))
         tiles = TileBuilder(builder, (schedule.block_m, schedule.block_n))
         rows = self._rows.positions(tiles, place)
-        pieces = head_pieces(attention, padded=not schedule.lanes)
+        pieces = head_pieces(attention, padded=not schedule.lanes, few_rows=bool(schedule.split))
         query = self._rows.rows_of(builder, q, place, "q_head")
         keys, values = (part_of(builder, x, (place.b, place.key_head), f"{n}_head") for x, n in ((k, "k"), (v, "v")))
         element, native = attention.shapes[0].element, bool(schedule.lanes)
@@ -225,7 +268,7 @@ class _Lowering:
         if attention.empty_score is not None:
             empty_rows = EmptyRows(loop, attention.empty_score.value, place.key_length, place.splits)
             result = empty_rows.emit(builder, result)
-        change = None if self._split else output_change(regions["output"], row_place)
+        change = None if self._partial else output_change(regions["output"], row_place)
         self._emit_results(builder, block, place, pieces.values, result, scaling, change)
         builder.create(KernelReturnOp)
 
@@ -261,8 +304,10 @@ class _Lowering:
         for i, (first, width) in enumerate(starts(pieces)):
             axes = DenseArrayAttr((0, 1) if first + width > type_.shape[1] else (0,))
             operands, tile = [query, start, builder.index(first)], type_.with_shape(self.schedule.block_m, width)
-            name = piece_name("q_tile", i)
-            loaded = builder.create(LoadOp, operands, [tile], {"boundary": axes}, name=name).out
+            properties: dict[str, Attribute] = {"boundary": axes}
+            if self.part == WHOLE:  # specialised warps take no other loads
+                properties["bulk"] = UnitAttr()
+            loaded = builder.create(LoadOp, operands, [tile], properties, name=piece_name("q_tile", i)).out
             if region is not None:
                 loaded = region.rounded(tiles_like(builder, loaded), row_place, loaded, widen=wide)
             if wide:
@@ -311,12 +356,19 @@ class _Lowering:
                 begin.name_hint = "whole_end"
                 state = loop.emit(builder, ranges.begin, begin, state, Masking(None, region=mask))
             return loop.emit(builder, begin, ranges.end, state, right)
+        if self.part == WHOLE:
+            state = loop.emit(builder, ranges.full_begin, ranges.full_end, state, None)
+            each = ForOp.producing(state.row_max)
+            assert each is not None
+            each.operation.attributes["specialised"] = UnitAttr()
+            return state
         if structure.has_lower_bound:
             left_end = math_.least(ranges.full_begin, ranges.end)
             left_end.name_hint = "left_end"
             left = Masking(right.key_end, right.last_key, self._first_keys(tiles, rows))
             state = loop.emit(builder, ranges.begin, left_end, state, left)
-        state = loop.emit(builder, ranges.full_begin, ranges.full_end, state, None)
+        if self.part != REST:
+            state = loop.emit(builder, ranges.full_begin, ranges.full_end, state, None)
         return loop.emit(builder, ranges.full_end, ranges.end, state, right)
 
     def _masked_loops(
@@ -326,16 +378,14 @@ class _Lowering:
         plan: MaskPlan,
         place: Place,
         mask: TileRegion,
-    ) -> MaskedLoops:
-        masking = Masking(Tile(place.key_length), region=mask)
-        extremes = None if self.tables is None else self._extremes(builder.block)
-        return MaskedLoops(
-            loop, masking, TileWalk.of(builder, self._rows, place, plan, mask.captures, self.tables, extremes)
-        )
-
-    def _extremes(self, block: Block) -> Value:
-        """The argument that a kernel before this one fills."""
-        return block.arguments[len(self.site.function.body.block.arguments)]
+    ) -> MaskedLoops | ListedLoops:
+        masking, first = Masking(Tile(place.key_length), region=mask), len(self.site.function.body.block.arguments)
+        before = builder.block.arguments[first : first + len(self._before)]
+        if self.lists is not None:
+            spans, listed = before
+            return ListedLoops(loop, masking, listed, self.lists.ranges(builder, spans, place))
+        walk = TileWalk.of(builder, self._rows, place, plan, mask.captures, self.tables, *(before or [None]))
+        return MaskedLoops(loop, masking, walk)
 
     def _ranges(self, builder: Builder, place: Place) -> KeyRanges[Value]:
         schedule, structure, math_ = self.schedule, self.site.structure, IndexMath(builder)
@@ -356,7 +406,7 @@ class _Lowering:
             builder.constant(0.0, TensorType((count, width), f32), piece_name("acc", i))
             for i, width in enumerate(loop.value_pieces)
         )
-        if region.empty:
+        if region.empty or self.part == WHOLE:  # of the two parts, the rest starts from the sink
             row_max = builder.constant(MINUS_INFINITY, TensorType((count,), f32), "row_max")
             return Carried(accs, row_max, builder.constant(0.0, TensorType((count,), f32), "row_sum"))
         b, h, m, *arguments = region.block.arguments
@@ -387,6 +437,12 @@ class _Lowering:
 
     # --- the results
 
+    def _divisor(self, tiles: TileBuilder, row_sum: Tile, scaling: Scaling) -> Tile:
+        """What the accumulated values are divided by."""
+        if not scaling.weight_bits:
+            return row_sum
+        return tiles.binary(MulFOp, row_sum, Tile(tiles.builder.constant(2.0**scaling.weight_bits, f32)), "divisor")
+
     def _emit_results(
         self,
         builder: Builder,
@@ -403,9 +459,10 @@ class _Lowering:
             target = self._rows.rows_of(builder, self._argument(block, value), place, "", partial=True)
             if value is self.site.attention.out:
                 target.name_hint = "out_head"
+                divisor = self._divisor(tiles, row_sum, scaling)
                 for (first, width), acc in zip(starts(pieces), result.accs, strict=True):
                     wide = TileBuilder(builder, (self.schedule.block_m, width))
-                    store_out(wide, target, (place.start_m, first), Tile(acc, (0, 1)), row_sum, change)
+                    store_out(wide, target, (place.start_m, first), Tile(acc, (0, 1)), divisor, change)
             else:
                 target.name_hint = "lse_head"
                 lse = log_sum(tiles, Tile(result.row_max, (ROWS,)), row_sum, natural=scaling.late).value

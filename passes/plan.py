@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..cost_model.cpus import CPUS, Cpu
-from ..cost_model.devices import INTERPRETER, device_named
-from ..cost_model.resources import AttentionShape
+from ..cost_model.devices import DEVICES, INTERPRETER, device_named
+from ..cost_model.resources import AttentionShape, TileConfig, shared_memory
 from ..ir.attributes import FloatType, IndexType, IntegerType, TensorType, Type
 from ..ir.core import Operation
 from ..ir.diagnostics import error, op_error
@@ -18,12 +18,11 @@ from .head_pieces import head_pieces
 from .manager import Pass, PassContext
 from .mask_structure import MaskStructure
 from .plan_cpu import cpu_schedule
-from .plan_gpu import GpuPlanner
-from .schedule import Schedule
+from .plan_gpu import GpuPlanner, Wish, as_scheduled
+from .schedule import ELEMENTS, FLOAT8, Schedule
 from .tile_builder import COLUMNS, ROWS
 from .tile_regions import element_loads
-
-ELEMENTS = ("f16", "bf16", "f32")
+from .tile_tables import mask_plan
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,13 @@ class PlanAttention(Pass):
 
     `rows` asks for a kernel for that many pairs of a query and a head of its group, as decoding has
     them, which splits the keys; 0 for a kernel for any number. `wishes` are fields of the schedule
-    with values that must be followed.
+    that must be followed: `block_m=128`.
     """
 
     name: ClassVar[str] = "plan"
     target: str = "sm_90"
     rows: int = 0
-    wishes: tuple[tuple[str, int | str], ...] = ()
+    wishes: tuple[str, ...] = ()
 
     def run(self, module: Operation, ctx: PassContext) -> None:
         cpu = CPUS.get(self.target)
@@ -46,26 +45,35 @@ class PlanAttention(Pass):
         if self.rows < 0:
             raise error(f"rows must not be negative, but there are {self.rows}")
         if self.wishes and cpu is not None:
-            wished = self.wishes[0][0]
-            raise error(f"'{self.target}' is a CPU, for whose kernels nothing can be chosen, but {wished} is")
+            raise error(f"'{self.target}' is a CPU, for whose kernels nothing can be chosen, but {self.wishes[0]} is")
+        wishes = tuple(map(_wish, self.wishes))
         for operation in module.walk():
             if (attention := AttentionOp.match(operation)) is not None:
-                shape = attention_shape(attention, padded=cpu is None)
+                shape = attention_shape(attention, padded=cpu is None, few_rows=bool(self.rows))
                 if cpu is not None:
                     schedule = _choose_native(attention, shape, cpu, self.rows)
                 else:
-                    schedule = GpuPlanner(attention, shape, device, self.rows, self.wishes).schedule()
+                    schedule = GpuPlanner(attention, shape, device, self.rows, wishes).schedule()
                 attention.schedule = schedule.to_attr()
                 ctx.statistics["attentions planned"] += 1
                 ctx.remark(operation, f"planned for {schedule.target}: {schedule.reason}")
 
 
-def attention_shape(attention: AttentionOp, *, padded: bool = True) -> AttentionShape:
+def _wish(text: str) -> Wish:
+    """A field of a schedule and its value."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise error(f"cannot read the wish '{text}': expected name=value, such as block_m=128")
+    return name, value if name == "descriptors" or not value.removeprefix("-").isdigit() else int(value)
+
+
+def attention_shape(attention: AttentionOp, *, padded: bool = True, few_rows: bool = False) -> AttentionShape:
     """What the planner must know of an attention; fails on element types or widths no kernel takes."""
     q, k, v = attention.shapes
-    if not isinstance(q.element, FloatType) or q.element.name not in ELEMENTS:
-        op_error(attention.operation, f"kernels take {', '.join(ELEMENTS)}, but q, k and v are {q.element}")
-    pieces = head_pieces(attention, padded=padded)
+    elements = (*ELEMENTS, *FLOAT8) if padded else ELEMENTS
+    if not isinstance(q.element, FloatType) or q.element.name not in elements:
+        op_error(attention.operation, f"kernels take {', '.join(elements)}, but q, k and v are {q.element}")
+    pieces = head_pieces(attention, padded=padded, few_rows=few_rows)
     score_bytes, column_bytes = _loaded_bytes(attention)
     hint = attention.structure
     structure = MaskStructure.from_attr(hint) if hint is not None else analyze_mask(attention.mask)
@@ -78,7 +86,20 @@ def attention_shape(attention: AttentionOp, *, padded: bool = True) -> Attention
         score_work=structure.opaque or not attention.score.empty,
         windowed=structure.has_lower_bound,
         unaligned=any(size % 16 for size in (k.shape[3], v.shape[3]) if isinstance(size, int)),
+        value_piece=pieces.values[-1],
+        skips=padded and (plan := mask_plan(attention)) is not None and plan.kind == "tiles",
     )
+
+
+def planned_shared_memory(attention: AttentionOp) -> int | None:
+    """Bytes of shared memory that a program of the planned kernel will need; None for targets without any."""
+    schedule = Schedule.of(attention)
+    device = DEVICES.get(schedule.target)
+    if device is None:
+        return None
+    config = TileConfig(schedule.block_m, schedule.block_n, schedule.num_warps, schedule.num_stages)
+    shape = attention_shape(attention, few_rows=bool(schedule.split))
+    return shared_memory(config, as_scheduled(shape, schedule), device)
 
 
 def _loaded_bytes(attention: AttentionOp) -> tuple[int, int]:

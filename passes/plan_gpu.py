@@ -9,6 +9,7 @@ from typing import Any
 
 from ..cost_model.devices import Device
 from ..cost_model.resources import (
+    LEAST_WIDTH_8_BITS,
     AttentionShape,
     TileConfig,
     occupancy,
@@ -22,7 +23,7 @@ from ..ir.diagnostics import error, op_error
 from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.tile import DESCRIPTORS
 from .mask_plan import MaskPlan
-from .schedule import Schedule
+from .schedule import AS_MANY_AS_FIT, Schedule, warps_of
 from .specialise import cannot_specialise
 
 CLOSE = 0.02
@@ -30,6 +31,8 @@ CLOSE = 0.02
 
 BLOCK_M, BLOCK_N, WARPS = (16, 32, 64, 128), (16, 32, 64, 128), (4, 8)
 DECODE_STAGES = 4
+ONLY_MANY_ROWS = ("block_m", "persistent", "specialised", "lists")
+"""Wishes that say nothing of kernels for few rows."""
 TILE_FIELDS = ("block_m", "block_n", "num_warps", "num_stages")
 SPECIALISED_TILE = TileConfig(128, 128, 4, 2)
 """What Triton's warp specialisation takes: four warps that load, and twice as many more for 128 rows."""
@@ -66,9 +69,9 @@ class GpuPlanner:
         base = replace(INTERPRETED if self.device is None else Schedule(0, 0, 0, 0), **self._kind(wanted))
         if self.device is None:
             rows = {"block_m": self._block_m()} if self.rows else {}
-            programs = {"persistent": PRETENDED_PROGRAMS} if wanted.get("persistent") is True else {}
+            programs = {"persistent": PRETENDED_PROGRAMS} if wanted.get("persistent") == AS_MANY_AS_FIT else {}
             return replace(base, **{**rows, **wanted, **programs})
-        shape = replace(self.shape, bulk=bool(base.descriptors))
+        shape = as_scheduled(self.shape, base)
         config, reason = self._tiles(self.device, shape, base, wanted)
         tiles = dict(zip(TILE_FIELDS, (config.block_m, config.block_n, config.warps, config.stages), strict=True))
         return replace(base, **tiles, persistent=self._programs(wanted, shape, config), reason=reason)
@@ -80,6 +83,8 @@ class GpuPlanner:
             if name not in known:
                 raise error(f"a kernel for a GPU has no option '{name}'; expected {', '.join(known)}")
         wanted: dict[str, Any] = dict(self.wishes)
+        if self.rows:
+            wanted = {name: value for name, value in wanted.items() if name not in ONLY_MANY_ROWS}
         made_by = wanted.get("descriptors", "")
         if made_by not in ("", *DESCRIPTORS):
             raise error(f"descriptors must be host or device, or empty for pointers, but is {made_by!r}")
@@ -89,6 +94,10 @@ class GpuPlanner:
             op_error(self.attention.operation, f"cannot have specialised warps: {reason}")
         if wanted.get("specialised") and self.device is not None and not self.device.has_tma:
             op_error(self.attention.operation, f"cannot have specialised warps: {self.device.name} copies no tiles")
+        if wanted.get("specialised") and wanted.get("swap"):
+            op_error(
+                self.attention.operation, "cannot have specialised warps and swapped operands: registers would spill"
+            )
         return wanted
 
     def _kind(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,6 +111,9 @@ class GpuPlanner:
         plan = MaskPlan.of(self.attention.mask) if not self.attention.mask.empty else None
         if plan is not None and plan.kind == "tiles":
             found["lists"] = int(not found.get("split"))
+        if self.shape.element_bytes == 1:
+            # Tensor cores take 8-bit values only as columns; transposing each tile would cost more than they save.
+            found["by_column"] = 1
         if wanted.get("specialised"):
             found |= {"descriptors": "device", "lists": 0}
         given = {name: value for name, value in wanted.items() if name not in (*TILE_FIELDS, "persistent")}
@@ -136,17 +148,23 @@ class GpuPlanner:
             considered = list(decode_candidates(self._block_m(), shape))
         else:
             considered = list(candidates(device, shape))
+        if shape.element_bytes == 1:
+            if "f8" not in device.elements:
+                op_error(self.attention.operation, f"{device.name} has no tensor cores for 8-bit floats of IEEE's kind")
+            considered = [config for config in considered if config.block_n >= LEAST_WIDTH_8_BITS]
         considered = _as_wished(considered, wanted)
-        fitting = [config for config in considered if refusal(config, shape, device, base.specialised) is None]
+        fitting = [config for config in considered if refusal(config, shape, device) is None]
         if not fitting:
             smallest = considered[0]
             op_error(
                 self.attention.operation,
                 f"no tile sizes fit {device.name}: head dimensions {shape.key_width} and {shape.value_width} of "
                 f"{shape.element_bytes} bytes need, even in tiles of {smallest.block_m}x{smallest.block_n}, "
-                f"{refusal(smallest, shape, device, base.specialised)}",
+                f"{refusal(smallest, shape, device)}",
             )
-        if self.rows:
+        if base.specialised:
+            best = fitting[0]
+        elif self.rows:
             best = min(fitting, key=lambda config: (cycles_per_key(config, shape, device), config.block_n))
         else:
             best = _best(fitting, shape, device, live_tiles(self.attention))
@@ -155,9 +173,20 @@ class GpuPlanner:
     def _programs(self, wanted: Mapping[str, Any], shape: AttentionShape, config: TileConfig) -> int:
         """How many programs a persistent kernel has: as many as are resident at once, or as wished."""
         asked = wanted.get("persistent", 0)
-        if asked is True and self.device is not None:
+        if asked == AS_MANY_AS_FIT and self.device is not None:
             return self.device.multiprocessors * occupancy(config, shape, self.device)
         return int(asked)
+
+
+def as_scheduled(shape: AttentionShape, schedule: Schedule) -> AttentionShape:
+    """The shape with what a schedule says besides tile sizes."""
+    return replace(
+        shape,
+        branches=shape.skips and not schedule.lists,
+        bulk=bool(schedule.descriptors),
+        swapped=bool(schedule.swap),
+        specialised=bool(schedule.specialised),
+    )
 
 
 def _as_wished(considered: Sequence[TileConfig], wanted: Mapping[str, Any]) -> list[TileConfig]:
@@ -175,11 +204,6 @@ def candidates(device: Device, shape: AttentionShape) -> Iterator[TileConfig]:
             continue
         for stages in range(1, wanted_stages(TileConfig(block_m, block_n, warps, 1), shape, device) + 1):
             yield TileConfig(block_m, block_n, warps, stages)
-
-
-def warps_of(block_m: int) -> int:
-    """Four warps for 64 rows, which one instruction of Hopper's tensor cores takes; never fewer."""
-    return max(4, block_m // 16)
 
 
 def decode_candidates(block_m: int, shape: AttentionShape) -> Iterator[TileConfig]:
@@ -222,6 +246,6 @@ def explain(config: TileConfig, shape: AttentionShape, device: Device) -> str:
     return (
         f"{config.block_m}x{config.block_n} tiles of {cycles.total:.0f} cycles (dots {cycles.dots:.0f}, "
         f"exponentials {cycles.exponentials:.0f}, issue {cycles.issue:.0f}, L2 {cycles.l2:.0f}), "
-        f"{shared_memory(config, shape)} bytes of shared memory, "
+        f"{shared_memory(config, shape, device)} bytes of shared memory, "
         f"{register_demand(config, shape, device):.0f} registers a thread for tiles"
     )

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.attributes import IntegerAttr, TensorType, index
+from ..ir.attributes import FloatType, IntegerAttr, TensorType, index
 from ..ir.builder import Builder
 from ..ir.core import Value
-from ..ir.dialects.arith import AddIOp, DivSIOp, MinSIOp, MulIOp, RemSIOp, SubIOp
+from ..ir.dialects.arith import AddIOp, DivSIOp, MaxSIOp, MinSIOp, MulIOp, RemSIOp, SubIOp
 from ..ir.dialects.tile import GroupRowsOp, ProgramIdOp
 from .kernel_frame import part_of, size_of
 from .mask_structure import MaskStructure
 from .schedule import Schedule
 from .tile_builder import ROWS, IndexMath, Tile, TileBuilder
+
+L2_BYTES = 32 * 2**20
+"""What the keys and values of the heads that are worked on at once may take of the second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Place:
     """Where one program works: its batch and heads, its first row, and the sizes.
 
     `h` is the query head, None where the rows of a tile belong to all heads of a group; `rows`
-    counts those rows. `split` of `splits` is the part of the keys that the program works on.
+    counts those rows. `split` of `splits` is the part of the keys that the program works on, and `slot`
+    the part of the results where it leaves what it finds.
     """
 
     b: Value
@@ -33,6 +37,7 @@ class Place:
     key_length: Value
     split: Value | None
     splits: Value | None
+    slot: Value | None
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,14 @@ class RowTiles:
             pid = builder.binary(DivSIOp, pid, splits, "pid")
         rows = self._rows(builder, query_length)
         row_tiles = self._count(builder, rows)
-        tile = builder.binary(RemSIOp, pid, row_tiles, "tile")
-        if self.structure.upper is not None and self.structure.lower is None:
+        if self._longest_first and not self.schedule.lanes:
+            total = builder.binary(MulIOp, size_of(builder, q, 0, "B"), heads)
+            head, tile = self._head_and_tile(builder, pid, total, (row_tiles, key_length), k)
+        else:
+            head, tile = builder.binary(DivSIOp, pid, row_tiles, "bh"), builder.binary(RemSIOp, pid, row_tiles, "tile")
+        if self._longest_first:
             # Later queries see more keys: the longest programs go first, the short ones fill the gaps.
-            last = IndexMath(builder).add(row_tiles, -1)
-            tile = builder.binary(SubIOp, last, tile, "tile")
-        head = builder.binary(DivSIOp, pid, row_tiles, "bh")
+            tile = builder.binary(SubIOp, IndexMath(builder).add(row_tiles, -1), tile, "tile")
         b, h = builder.binary(DivSIOp, head, heads, "b"), builder.binary(RemSIOp, head, heads, "h")
         key_head = h
         if self.folds:
@@ -90,7 +97,34 @@ class RowTiles:
             key_head = builder.binary(DivSIOp, h, builder.index(self.group), "kh")
         start_m = builder.binary(MulIOp, tile, builder.index(self.schedule.block_m), "start_m")
         own = None if self.folds else h
-        return Place(b, own, key_head, start_m, rows, query_length, key_length, split, splits)
+        return Place(b, own, key_head, start_m, rows, query_length, key_length, split, splits, split)
+
+    @property
+    def _longest_first(self) -> bool:
+        return self.structure.upper is not None and self.structure.lower is None
+
+    def _head_and_tile(
+        self, builder: Builder, pid: Value, total: Value, sizes: tuple[Value, Value], k: Value
+    ) -> tuple[Value, Value]:
+        """Of `total` heads, as many at a time as the second-level cache holds keys of: the same tile of each in turn.
+
+        As in FlashAttention-3's scheduler: long programs of all those heads go before their short ones.
+        """
+        row_tiles, key_length = sizes
+        math_, type_ = IndexMath(builder), k.type
+        assert isinstance(type_, TensorType) and isinstance(type_.element, FloatType)
+        width = type_.shape[3]
+        row_bytes = 2 * width * type_.element.width // 8 if isinstance(width, int) else 1
+        keys = builder.index(L2_BYTES // row_bytes * (1 if self.folds else self.group))
+        at_once = builder.binary(DivSIOp, keys, math_.greatest(key_length, builder.index(1)))
+        at_once = builder.binary(MinSIOp, builder.binary(MaxSIOp, at_once, builder.index(1)), total, "heads_at_once")
+        programs = builder.binary(MulIOp, at_once, row_tiles, "programs_at_once")
+        first = builder.binary(MulIOp, builder.binary(DivSIOp, pid, programs), at_once, "first_bh")
+        here = builder.binary(MinSIOp, at_once, math_.difference(total, first), "heads_here")
+        place = builder.binary(RemSIOp, pid, programs, "place")
+        head = math_.sum(first, builder.binary(RemSIOp, place, here))
+        head.name_hint = "bh"
+        return head, builder.binary(DivSIOp, place, here, "tile")
 
     def positions(self, tiles: TileBuilder, place: Place) -> RowPositions:
         rows = tiles.positions(place.start_m, ROWS, "offs_m")
@@ -135,7 +169,7 @@ class RowTiles:
 
     def rows_of(self, builder: Builder, tensor: Value, place: Place, name: str, *, partial: bool = False) -> Value:
         """The rows (rows[, D]) of q or of a result that the tiles are cut from; no copy."""
-        leading = [place.split] if partial and place.split is not None else []
+        leading = [place.slot] if partial and place.slot is not None else []
         if place.h is not None:
             return part_of(builder, tensor, [*leading, place.b, place.h], name)
         if leading:

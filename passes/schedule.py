@@ -9,15 +9,21 @@ from ..ir.diagnostics import op_error
 from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.tile import DESCRIPTORS
 
+AS_MANY_AS_FIT = -1
+"""The wish for a persistent kernel with as many programs as are resident at once."""
+
+ELEMENTS, FLOAT8 = ("f16", "bf16", "f32"), ("f8E4M3FN", "f8E5M2")
+"""Elements of q, k and v: of kernels for all targets, and for some GPUs."""
+
 CPU_FIELDS = ("lanes", "columns", "edge_n")
 """What only schedules for CPUs have; the text of the others leaves it out."""
 
-GPU_FIELDS = ("descriptors", "swap", "persistent", "specialised", "lists")
+GPU_FIELDS = ("descriptors", "swap", "persistent", "specialised", "lists", "by_column")
 """What only schedules for GPUs have; a text leaves out what is not used."""
 
 NUMBERS = (*CPU_FIELDS, "folded", "split", *GPU_FIELDS[1:])
 
-FLAGS = ("folded", "split", "swap", "specialised", "lists")
+FLAGS = ("folded", "split", "swap", "specialised", "lists", "by_column")
 """What is either on, 1, or off, 0."""
 
 LOADS = ("", *DESCRIPTORS)
@@ -37,7 +43,8 @@ class Schedule:
     or the "device" makes. With `swap` the keys are the rows of the products, for tiles of few
     queries. `persistent` programs take one tile after the other; 0 starts a program for each tile.
     A `specialised` kernel has warps that only load, and visits whole tiles alone: another one visits
-    the rest. With `lists` a kernel before the main one writes down which tiles of keys to visit.
+    the rest. With `lists` a kernel before the main one writes down which tiles of keys to visit. Values
+    `by_column` lie in memory with neighbours along the keys beside each other.
     """
 
     block_m: int
@@ -57,6 +64,7 @@ class Schedule:
     persistent: int = 0
     specialised: int = 0
     lists: int = 0
+    by_column: int = 0
 
     @property
     def edge(self) -> int:
@@ -116,3 +124,8 @@ def _check(op: AttentionOp, schedule: Schedule) -> None:
     for name in FLAGS:
         if getattr(schedule, name) > 1:
             op_error(op.operation, f"schedule '{name}' must be 0 or 1, but is {getattr(schedule, name)}")
+
+
+def warps_of(block_m: int) -> int:
+    """Four warps for 64 rows, which one instruction of Hopper's tensor cores takes; never fewer."""
+    return max(4, block_m // 16)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..ir.attributes import (
     Attribute,
@@ -20,10 +20,12 @@ from ..ir.attributes import (
     Type,
     UnitAttr,
     element_type,
+    f16,
     f32,
     i1,
     index,
     is_float,
+    is_float8,
 )
 from ..ir.builder import Builder
 from ..ir.core import Block, Region, Value
@@ -41,6 +43,8 @@ LOG2_E = math.log2(math.e)
 MINUS_INFINITY = float("-inf")
 HUGE = 1e37
 """Scores up to here may be multiplied by log2(e), and added a few times, without overflow."""
+FLOAT8_WEIGHT_BITS = 8
+"""2^8 is the largest power of two that all 8-bit floats hold."""
 FULL = (ROWS, COLUMNS)
 
 
@@ -87,15 +91,21 @@ class Scaling:
     On CPUs, where all is f32, `queries` multiplies the tile of q once. That is exact only in real
     arithmetic: each element of q rounds, by as much as each score would. A factor that could take
     ordinary elements out of the range of floats multiplies the scores.
+
+    Weights that are rounded to 8 bits are 2^`weight_bits` times as large, so that small ones keep digits.
     """
 
     before: float
     exponent: float
     late: bool = False
     queries: float = 1.0
+    weight_bits: int = 0
 
     @staticmethod
     def of(scale: float, score: Region, element: Type, *, native: bool = False) -> Scaling:
+        """What suits scores of a region's kind and elements of q."""
+        if is_float8(element):
+            return replace(Scaling.of(scale, score, f16), weight_bits=FLOAT8_WEIGHT_BITS)
         if native:
             usual = 2.0**-20 < abs(scale) < 2.0**20
             return Scaling(1.0 if usual else scale, LOG2_E, late=True, queries=scale if usual else 1.0)
@@ -193,12 +203,22 @@ class SoftmaxLoop:
         may_be_empty = masking is not None or self.score is not None
         base = finite_or_zero(tiles, new_max) if may_be_empty else new_max
         alpha = exp2(tiles, self._below(tiles, Tile(before.row_max, row), base, exponent, scaled=True), "alpha")
-        p = exp2(tiles, self._below(tiles, scores, base, exponent), "p")
+        p = exp2(tiles, self._below(tiles, scores, self._weight_base(tiles, base), exponent), "p")
         decayed = tiles.binary(MulFOp, Tile(before.row_sum, row), alpha)
-        row_sum = tiles.binary(AddFOp, decayed, _reduce(tiles, p, "sum", "tile_sum"), "row_sum")
+        tile_sum = _reduce(tiles, p, "sum", "tile_sum")
+        if self.scaling.weight_bits:
+            tile_sum = tiles.binary(MulFOp, tile_sum, Tile(builder.constant(2.0**-self.scaling.weight_bits, f32)))
+        row_sum = tiles.binary(AddFOp, decayed, tile_sum, "row_sum")
         p = self.weighted(tiles, start_n, p, masking)
         accs = self.accumulate(tiles, start_n, before.accs, alpha, p, masking, v_tiles)
         return Carried(accs, new_max.value, row_sum.value)
+
+    def _weight_base(self, tiles: TileBuilder, base: Tile) -> Tile:
+        """Under what scores are powers of two as the weights of values; `base` but for weights of 8 bits."""
+        if not self.scaling.weight_bits:
+            return base
+        bits = self.scaling.weight_bits / (self.scaling.exponent if self.scaling.late else 1.0)
+        return tiles.binary(SubFOp, base, Tile(tiles.builder.constant(bits, f32)), "weight_base")
 
     def weighted(self, tiles: TileBuilder, start_n: Value, p: Tile, masking: Masking | None) -> Tile:
         """What the weights become after the softmax; the sum of the row is that of before."""
@@ -305,6 +325,8 @@ class SoftmaxLoop:
             properties: dict[str, Attribute] = {"boundary": DenseArrayAttr(axes)}
             if self.schedule.descriptors and rows is None:
                 properties["bulk"] = UnitAttr()
+            if self.schedule.by_column and memory is self.values:
+                properties["by_column"] = UnitAttr()
             operands, tile = [memory, start_n, builder.index(first)], type_.with_shape(self._tile_keys(masking), width)
             loaded.append(builder.create(LoadOp, operands, [tile], properties, name=piece_name(name, i)).out)
         if rows is not None:

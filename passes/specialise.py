@@ -20,8 +20,9 @@ def cannot_specialise(attention: AttentionOp) -> str:
     structure = MaskStructure.from_attr(hint) if hint is not None else analyze_mask(attention.mask)
     if structure.opaque:
         return "its mask is no pair of bounds, so that no tile is known to be whole"
-    if not (attention.key.empty and attention.value.empty):
-        return "regions change the rows of keys or values"
+    for name in ("query", "key", "value"):
+        if not attention.region(name).empty:
+            return f"its {name} region changes rows, which copies of tiles cannot"
     if attention.empty_score is not None:
         return "rows without a key average all values, which takes a loop of its own"
     for name in ("score", "weight"):

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from ..ir.attributes import DenseArrayAttr, IntegerAttr, StringAttr, Symbol, TensorType, i32, index
 from ..ir.builder import Builder
 from ..ir.core import Block, Operation, Region, Value
-from ..ir.diagnostics import error
+from ..ir.diagnostics import error, op_error
 from ..ir.dialects.arith import AddIOp, DivSIOp, IndexCastOp, MinSIOp, MulIOp, RemSIOp, SubIOp
+from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.scf import ForOp, YieldOp
 from ..ir.dialects.tile import BroadcastOp, GatherOp, ProgramIdOp, StoreOp
 from ..ir.dialects.tile import ReturnOp as KernelReturnOp
@@ -29,7 +30,7 @@ from .softmax_loop import Carried, Masking, SoftmaxLoop
 from .tile_builder import IndexMath
 from .tile_math import ScalarMath
 from .tile_tables import TABLE, TileTables
-from .tile_walk import TileWalk, hoist_scalars
+from .tile_walk import Span, TileWalk, hoist_scalars
 
 LISTS = ("spans", "tiles")
 """The arguments that hold them."""
@@ -44,11 +45,26 @@ MOST_TILES = 2**31
 """Positions in a list are 32 bits wide."""
 
 
+def tile_lists(
+    attention: AttentionOp, plan: MaskPlan | None, schedule: Schedule, tables: TileTables | None
+) -> TileLists | None:
+    """What the schedule asks for; CompileError for a mask that leaves nothing to list."""
+    if not schedule.lists:
+        return None
+    if plan is None:
+        op_error(
+            attention.operation,
+            "schedule 'lists' needs a mask under which tiles of keys differ in more than their distance, "
+            f"but this one is of kind {MaskPlan.of(attention.mask).kind}",
+        )
+    return TileLists(plan, schedule, attention.group.value, tables)
+
+
 @dataclass(frozen=True)
 class TileLists:
     """Which tiles of keys each tile of rows visits, in compressed rows (CSR).
 
-    `tiles` (L) i32 holds numbers of tiles of block_n keys; `spans` (batch, head, row tile, 4) i32 says
+    `tiles` (L >= 1) i32 holds numbers of tiles of block_n keys; `spans` (batch, head, row tile, 4) i32 says
     where in it those of a tile of rows lie: the full ones in [spans[0], spans[1]), in which every key
     exists and is kept by every row, and those that are checked key by key in [spans[2], spans[3]). Any
     order and any layout will do. Batch or head has one entry where the mask does not depend on it; the
@@ -69,14 +85,16 @@ class TileLists:
     def sizes(self, batch: int, heads: int, queries: int, keys: int) -> tuple[tuple[int, int, int, int], tuple[int]]:
         """The sizes of `spans` and `tiles` for a call with so many query heads; CompileError where they are too large.
 
-        There is room for every tile of keys in every row.
+        There is room for every tile of keys, and one more, in every row.
         """
         folded = self.group if self.schedule.folded else 1
         rows = max(1, -(-queries * folded // self.schedule.block_m))
         spans = batch if self._varies(B) else 1, heads // folded if self._varies(H) else 1, rows, 4
-        count = spans[0] * spans[1] * rows * max(1, -(-keys // self.schedule.block_n))
+        count = spans[0] * spans[1] * rows * (-(-keys // self.schedule.block_n) + 1)
         if count >= MOST_TILES:
-            raise error(f"lists hold fewer than {MOST_TILES} tiles of keys, but {queries} queries of {keys} keys need {count}")
+            raise error(
+                f"lists hold fewer than {MOST_TILES} tiles of keys, but {queries} queries of {keys} keys need {count}"
+            )
         return spans, (count,)
 
     def _varies(self, position: int) -> bool:
@@ -106,26 +124,28 @@ class TileLists:
 
     # --- what the main kernel reads
 
-    def ranges(self, builder: Builder, spans: Value, place: Place) -> list[tuple[Value, Value]]:
+    def ranges(self, builder: Builder, spans: Value, place: Place) -> list[Span]:
         """Where in `tiles` the full tiles and the cut ones of a tile of rows begin and end; the share of one split."""
         b = place.b if self._varies(B) else builder.index(0)
         h = (place.key_head if place.h is None else place.h) if self._varies(H) else builder.index(0)
         row = builder.binary(DivSIOp, place.start_m, builder.index(self.schedule.block_m), "row_tile")
-        found: list[tuple[Value, Value]] = []
+        found: list[Span] = []
         for kind, name in ((FULL, "full"), (CUT, "cut")):
             begin, end = (
-                _as_index(builder, builder.create(GatherOp, [spans, b, h, row, builder.index(2 * kind + i)], [i32]).out, f"{name}_{side}")
+                _element(builder, spans, [b, h, row, builder.index(2 * kind + i)], f"{name}_{side}")
                 for i, side in enumerate(("begin", "end"))
             )
             found.append(_share(builder, begin, end, place))
         return found
 
 
-def _as_index(builder: Builder, x: Value, name: str) -> Value:
-    return builder.create(IndexCastOp, [x], [index], name=name).out
+def _element(builder: Builder, source: Value, position: Sequence[Value], name: str) -> Value:
+    """One i32 as an index."""
+    loaded = builder.create(GatherOp, [source, *position], [i32], name=name).out
+    return builder.create(IndexCastOp, [loaded], [index], name=name).out
 
 
-def _share(builder: Builder, begin: Value, end: Value, place: Place) -> tuple[Value, Value]:
+def _share(builder: Builder, begin: Value, end: Value, place: Place) -> Span:
     """The part of a range that falls to the program's split."""
     if place.split is None or place.splits is None:
         return begin, end
@@ -144,7 +164,7 @@ class ListedLoops:
     loop: SoftmaxLoop
     masking: Masking
     tiles: Value
-    ranges: Sequence[tuple[Value, Value]]
+    ranges: Sequence[Span]
 
     def emit(self, builder: Builder, state: Carried) -> Carried:
         """A loop over full tiles, then one over cut ones."""
@@ -153,25 +173,32 @@ class ListedLoops:
             builder, self.ranges[CUT], state, self.masking, "listed key tiles that the mask or the end of the keys cuts"
         )
 
-    def _loop(
-        self, builder: Builder, span: tuple[Value, Value], start: Carried, masking: Masking | None, about: str
-    ) -> Carried:
-        begin, end = span
-        types = [v.type for v in start.values]
-        block = Block.with_arguments([index, *types], ["visited", *start.names])
+    def _loop(self, builder: Builder, span: Span, start: Carried, masking: Masking | None, about: str) -> Carried:
+        """The number of the next tile is read a step before it is needed, and once more at the end."""
+        (begin, end), types = span, [index, *(v.type for v in start.values)]
+        last = IndexMath(builder).add(size_of(builder, self.tiles, 0, "L"), -1)
+        first = self._listed(builder, begin, last, "key_tile")
+        block = Block.with_arguments([index, *types], ["visited", "key_tile", *start.names])
         inner = Builder(block, location=builder.location)
-        visited, *carried = block.arguments
-        tile = _as_index(inner, inner.create(GatherOp, [self.tiles, visited], [i32]).out, "key_tile")
+        visited, tile, *carried = block.arguments
         start_n = inner.binary(MulIOp, tile, inner.index(self.loop.schedule.block_n), "start_n")
-        inner.create(YieldOp, self.loop.step(inner, start_n, start.with_values(carried), masking).values)
-        loop = builder.create(ForOp, [begin, end, builder.index(1), *start.values], types, regions=[Region([block])])
+        coming = self._listed(inner, IndexMath(inner).add(visited, 1), last, "next_tile")
+        after = self.loop.step(inner, start_n, start.with_values(carried), masking)
+        inner.create(YieldOp, [coming, *after.values])
+        bounds = [begin, end, builder.index(1)]
+        loop = builder.create(ForOp, [*bounds, first, *start.values], types, regions=[Region([block])])
         loop.operation.attributes["about"] = StringAttr(about)
-        return start.with_values(loop.results)
+        return start.with_values(loop.results[1:])
+
+    def _listed(self, builder: Builder, position: Value, last: Value, name: str) -> Value:
+        """The number of a listed tile, or of some tile past the end."""
+        place = builder.binary(MinSIOp, position, last, "place")
+        return _element(builder, self.tiles, [place], name)
 
 
 @dataclass(frozen=True)
 class _ListWriter:
-    """Writes the body of the small kernel: full tiles from the front of a row's part of `tiles`, cut ones from the back."""
+    """Writes the small kernel: a row's part of `tiles` holds full ones from the front, cut ones from the back."""
 
     lists: TileLists
     region: Region
@@ -187,7 +214,9 @@ class _ListWriter:
         pid = builder.create(ProgramIdOp, [], [index], {"axis": IntegerAttr(0)}, name="pid").out
         rows, place = self._place(pid)
         walk = self._walk(rows, place)
-        capacity = IndexMath(builder).ceiling_quotient(place.key_length, self.schedule.block_n, "capacity")
+        math_ = IndexMath(builder)
+        tiles_of_keys = math_.ceiling_quotient(place.key_length, self.schedule.block_n, "key_tiles")
+        capacity = math_.add(tiles_of_keys, 1)
         front = builder.binary(MulIOp, pid, capacity, "front")
         back = builder.binary(AddIOp, front, capacity, "back")
         full_end, cut_begin = self._listed(walk, front, back, tiles)
@@ -216,7 +245,8 @@ class _ListWriter:
         if rows.folds:
             count = builder.binary(MulIOp, query_length, builder.index(self.lists.group), "rows")
         own = None if rows.folds else h
-        return rows, Place(b, own, h, start_m, count, query_length, key_length, None, None)
+        place = Place(b, own, h, start_m, count, query_length, key_length, split=None, splits=None, slot=None)
+        return rows, place
 
     def _walk(self, rows: RowTiles, place: Place) -> TileWalk:
         tables = self.lists.tables
@@ -247,9 +277,9 @@ class _ListWriter:
         return full_end, cut_begin
 
     def _found(
-        self, builder: Builder, walk: TileWalk, first: Value, i: int, visits: Value, starts: Sequence[tuple[Value, Value]]
+        self, builder: Builder, walk: TileWalk, first: Value, i: int, visits: Value, starts: Sequence[Span]
     ) -> tuple[Value, Value | bool, Value | bool]:
-        """The start of a tile, and whether it is to be visited and full; past the end, the last one is looked at again."""
+        """The start of a tile, and whether it is to be visited and full; past the end, the last one once more."""
         math, block_n = ScalarMath(builder), self.schedule.block_n
         number = math.add(first, i)
         exists = math.at_most(math.add(number, 1), visits) if i else True
@@ -265,7 +295,7 @@ class _ListWriter:
         """Put a tile to the full or to the cut ones.
 
         One that is neither is written behind the full ones, where the next one overwrites it: there is
-        room for all tiles, so that a free place is left until each has been looked at.
+        room for one more than all tiles, so that this place is free.
         """
         (start_n, live, full), (full_end, cut_begin), math = found, ends, ScalarMath(builder)
         cut = math.both(live, math.negate(full))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..ir.attributes import Attribute, UnitAttr, element_type, index
+from ..ir.attributes import Attribute, FloatAttr, UnitAttr, element_type, index
 from ..ir.core import Operation, Region, Value
 from ..ir.diagnostics import op_error
+from ..ir.dialects.arith import ConstantOp, MulFOp
 from ..ir.dialects.attn import YieldOp
+from ..ir.dialects.math import TanhOp
 from ..ir.dialects.tensor import ExtractOp
 from ..ir.dialects.tile import GatherOp
 from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder, union
@@ -82,7 +84,27 @@ def _emit_here(
     if op.dialect not in ELEMENTWISE or len(op.results) != 1 or op.regions:
         op_error(op, f"cannot be computed on tiles; regions may use {' and '.join(ELEMENTWISE)}, and tensor.extract")
     label = op.result.name_hint
-    return tiles.elementwise(op.name, [known[v] for v in op.operands], op.result.type, op.properties, label)
+    result = tiles.elementwise(op.name, [known[v] for v in op.operands], op.result.type, op.properties, label)
+    if caps(op) and (tanh := TanhOp.producing(result.value)) is not None:
+        tanh.absolute = UnitAttr()
+    return result
+
+
+CAPPED = 128.0
+"""Up to this factor, 2^-23 of absolute error in a hyperbolic tangent is less than rounding does to such scores."""
+
+
+def caps(op: Operation) -> bool:
+    """Whether an op is the tangent of a soft cap: all that reads it multiplies it by a constant of at most `CAPPED`."""
+    if TanhOp.match(op) is None:
+        return False
+    factors = [MulFOp.match(user) for user in op.result.users]
+    return bool(factors) and all(factor is not None and _small(factor) for factor in factors)
+
+
+def _small(factor: MulFOp) -> bool:
+    constants = (ConstantOp.producing(v) for v in (factor.lhs, factor.rhs))
+    return any(c is not None and isinstance(c.value, FloatAttr) and abs(c.value.value) <= CAPPED for c in constants)
 
 
 def _gather(

@@ -6,11 +6,12 @@ What a tile is (empty, full or cut) follows from what `mask_plan` knows of the m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..ir.attributes import TensorType
 from ..ir.builder import Builder
-from ..ir.core import Value
+from ..ir.core import Block, Value
 from ..ir.dialects.arith import AddIOp, DivSIOp
 from ..ir.dialects.scf import ForOp
 from ..ir.dialects.tile import GatherOp
@@ -24,6 +25,7 @@ from .tile_math import ScalarMath
 from .tile_tables import TileTables
 
 Span = tuple[Value, Value]
+Extremes = tuple[Value, Value]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class TileWalk:
     `positions` are the first and last batch, head and row of the tile of rows. The program works on the
     keys [key_begin, key_end) of `key_length`; key_begin is a multiple of block_n, None for 0.
     `captures` are the kernel's arguments by those of the mask region; `tables` say what `extremes`
-    holds, None where there is nothing to hold, and `row_tile` is the number of the tile of rows.
+    holds, None where there is nothing to hold, and `row_tile` is the number of the tile of rows. What
+    a block has read of it about the rows is in `known`.
     """
 
     schedule: Schedule
@@ -46,6 +49,7 @@ class TileWalk:
     tables: TileTables | None
     extremes: Value | None
     row_tile: Value
+    known: dict[tuple[Block, Atom], Extremes | None] = field(default_factory=dict[Any, Any], compare=False)
 
     @staticmethod
     def of(
@@ -127,16 +131,22 @@ class TileWalk:
             assert isinstance(source.type, TensorType)
             return builder.create(GatherOp, [source, *indices], [source.type.element]).out
 
-        def table(atom: Atom, position: int, first: Value, last: Value) -> tuple[Value, Value] | None:
-            if self.tables is None or self.extremes is None or (position == N and start_n is None):
-                return None
-            size, entry = self.schedule.block_m, self.row_tile
-            if position == N and start_n is not None:
-                size, entry = keys, builder.binary(DivSIOp, start_n, builder.index(keys))
-            place = (self.positions[B][0], self.positions[H][0], entry)
-            return self.tables.read(builder, self.extremes, (atom, position, size), place)
+        def table(atom: Atom, position: int, first: Value, last: Value) -> Extremes | None:
+            if position == N:
+                tile = None if start_n is None else builder.binary(DivSIOp, start_n, builder.index(keys))
+                return None if tile is None else self._read(builder, (atom, N, keys), tile)
+            if (builder.block, atom) not in self.known:
+                found = self._read(builder, (atom, M, self.schedule.block_m), self.row_tile)
+                self.known[builder.block, atom] = found
+            return self.known[builder.block, atom]
 
         return ScalarMath(builder, element, table)
+
+    def _read(self, builder: Builder, level: tuple[Atom, int, int], tile: Value) -> Extremes | None:
+        """What the tables hold of a tile of rows or of keys."""
+        if self.tables is None or self.extremes is None:
+            return None
+        return self.tables.read(builder, self.extremes, level, (self.positions[B][0], self.positions[H][0], tile))
 
 
 def hoist_scalars(carried: Value) -> None:

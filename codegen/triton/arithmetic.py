@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ...ir.attributes import FloatAttr, IntegerAttr, SplatAttr, bf16, element_type, f16, f32, i1, i32
 from ...ir.core import Operation
 from ...ir.dialects.arith import CmpFOp, CmpIOp
+from ...ir.dialects.math import TanhOp
 from .expression import Expression, call, cast, infix, literal, prefix
 from .signs import never_negative
 from .writer import Emitter, KernelWriter
@@ -41,6 +42,12 @@ class Call:
         operands = [as_tensor(x, op) for x in float_operands(op, writer)]
         function = writer.library_function(self.function) if self.library else self.function
         writer.define(op, narrowed(op, call(function, *operands, *self.trailing)))
+
+
+def tangent(op: Operation, writer: KernelWriter) -> None:
+    """The short form where its absolute error is what counts."""
+    function = "tanh" if TanhOp(op).absolute is None else "tanh_of_cap"
+    Call(function, library=True)(op, writer)
 
 
 def float_operands(op: Operation, writer: KernelWriter) -> list[Expression]:
@@ -234,7 +241,7 @@ EMITTERS: Mapping[str, Emitter] = {
     "math.log": Call("tl.log"),
     "math.log2": Call("tl.log2"),
     "math.log1p": Call("log_1_plus", library=True),
-    "math.tanh": Call("tanh", library=True),
+    "math.tanh": tangent,
     "math.sqrt": Call("tl.sqrt"),
     "math.rsqrt": Call("tl.rsqrt"),
     "math.absf": Call("tl.abs"),

@@ -10,6 +10,9 @@ from ...ir.dialects.scf import ForOp, IfOp, YieldOp
 from .expression import Expression
 from .writer import Emitter, KernelWriter
 
+SPECIALISE = "warp_specialize=True"
+"""What asks Triton for warps that only load."""
+
 
 def for_loop(op: Operation, writer: KernelWriter) -> None:
     """`for i in range(lower, upper, step)`, assigning carried variables at the end of the body."""
@@ -24,7 +27,7 @@ def for_loop(op: Operation, writer: KernelWriter) -> None:
     writer.carried |= entered
     bounds = f"{lower}, {upper}" if step == "1" else f"{lower}, {upper}, {step}"
     if "specialised" in op.attributes:
-        bounds = f"{bounds}, warp_specialize=True"
+        bounds = f"{bounds}, {SPECIALISE}"
     with writer.scope():
         position = writer.fresh(block.arguments[0].name_hint, "i")
         writer.hold(position, block.arguments[0], ())

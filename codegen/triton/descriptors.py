@@ -6,6 +6,9 @@ stands for the rows of one head. Both read zeros outside.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeVar
+
 from ...ir.attributes import TensorType
 from ...ir.core import Operation, Value
 from ...ir.dialects.tensor import DimOp
@@ -14,6 +17,8 @@ from .expression import Expression, call, name, signature_type
 from .places import argument_of, sizes_of
 from .writer import KernelWriter, Parameter
 
+T = TypeVar("T")
+
 
 def is_bulk(op: Operation) -> bool:
     """Whether an op loads through a descriptor."""
@@ -21,9 +26,10 @@ def is_bulk(op: Operation) -> bool:
     return load is not None and load.bulk is not None
 
 
-def bulk_shapes(value: Value) -> list[tuple[int, ...]]:
-    """The shapes of the tiles that descriptors copy from a tensor, each once."""
-    return list(dict.fromkeys(sizes_of(user.result.type) for user in value.users if is_bulk(user)))
+def bulk_shapes(value: Value) -> list[tuple[tuple[int, ...], bool]]:
+    """The shapes of the tiles that descriptors copy from a tensor, each once, and whether they lie by column."""
+    loads = (LoadOp(user) for user in value.users if is_bulk(user))
+    return list(dict.fromkeys((sizes_of(load.out.type), load.by_column is not None) for load in loads))
 
 
 def from_host(writer: KernelWriter) -> bool:
@@ -44,34 +50,44 @@ def only_host_descriptors(value: Value, writer: KernelWriter) -> bool:
     return bool(readers) and all(map(needs_none, readers))
 
 
-def define_descriptor(value: Value, shape: tuple[int, ...], writer: KernelWriter) -> None:
-    """A descriptor of the tiles of `shape` in the rows of one head: a parameter, or made here."""
+def define_descriptor(value: Value, shape: tuple[int, ...], by_column: bool, writer: KernelWriter) -> None:
+    """A descriptor of the tiles of `shape` in the rows of one head, which has its axes in the order of memory."""
     if from_host(writer):
         return
     place = argument_of(value, writer)
     variable = writer.keep(writer.fresh(f"{writer.arguments[place.argument]}_desc"))
-    sizes = ", ".join(writer.size(place.argument, place.first_axis + axis).text for axis in range(len(shape)))
-    strides = [writer.stride(place.argument, place.first_axis + axis).text for axis in range(len(shape) - 1)]
-    tile = ", ".join(map(str, shape))
+    axes = _in_memory(range(len(shape)), by_column)
+    sizes = ", ".join(writer.size(place.argument, place.first_axis + axis).text for axis in axes)
+    strides = [writer.stride(place.argument, place.first_axis + axis).text for axis in axes[:-1]]
+    tile = ", ".join(str(shape[axis]) for axis in axes)
     # Triton takes only the number 1 for the stride of the last axis.
     arguments = [f"[{sizes}]", f"[{', '.join([*strides, '1'])}]", f"[{tile}]"]
     writer.line(f"{variable} = {call('tl.make_tensor_descriptor', writer.operand(value), *arguments).text}")
     writer.descriptors[value, shape] = name(variable)
 
 
+def _in_memory(axes: Iterable[T], by_column: bool) -> list[T]:
+    """What belongs to the axes of a tile, in the order of memory: the last one varies fastest."""
+    found = list(axes)
+    return [*found[:-2], found[-1], found[-2]] if by_column else found
+
+
 def bulk_load(view: LoadOp, shape: tuple[int, ...], writer: KernelWriter) -> Expression:
     """The tile at the offsets of a load."""
-    offsets = [writer.operand(v).text for v in view.offsets]
+    by_column = view.by_column is not None
+    offsets = _in_memory((writer.operand(v).text for v in view.offsets), by_column)
     if not from_host(writer):
         if (view.source, shape) not in writer.descriptors:
-            define_descriptor(view.source, shape, writer)
+            define_descriptor(view.source, shape, by_column, writer)
         descriptor = writer.descriptors[view.source, shape]
-        return Expression(f"{descriptor.text}.load([{', '.join(offsets)}])", shape=shape, names=descriptor.names)
-    place, leading = argument_of(view.source, writer), _leading(view.source, writer)
-    parameter = _parameter(place.argument, (*(1 for _ in leading), *shape), writer)
-    loaded = f"{parameter.name}.load([{', '.join([*leading, *offsets])}])"
-    sizes = ", ".join(map(str, shape))
-    return Expression(f"tl.reshape({loaded}, [{sizes}])", shape=shape, names=frozenset({parameter.name}))
+        text, names = f"{descriptor.text}.load([{', '.join(offsets)}])", descriptor.names
+    else:
+        place, leading = argument_of(view.source, writer), _leading(view.source, writer)
+        sizes = _in_memory(shape, by_column)
+        parameter = _parameter(place.argument, (*(1 for _ in leading), *sizes), by_column, writer)
+        loaded = f"{parameter.name}.load([{', '.join([*leading, *offsets])}])"
+        text, names = f"tl.reshape({loaded}, [{', '.join(map(str, sizes))}])", frozenset({parameter.name})
+    return Expression(f"tl.trans({text})" if by_column else text, shape=shape, names=names)
 
 
 def _leading(value: Value, writer: KernelWriter) -> list[str]:
@@ -80,13 +96,14 @@ def _leading(value: Value, writer: KernelWriter) -> list[str]:
     return [] if view is None else [*_leading(view.source, writer), *(writer.operand(v).text for v in view.indices)]
 
 
-def _parameter(argument: int, block: tuple[int, ...], writer: KernelWriter) -> Parameter:
+def _parameter(argument: int, block: tuple[int, ...], by_column: bool, writer: KernelWriter) -> Parameter:
     """The kernel's parameter for a descriptor of tiles of `block`."""
     tensor, type_ = writer.arguments[argument], writer.tensor_types[argument]
     assert isinstance(type_, TensorType)
     sizes = f"[{', '.join(map(str, block))}]"
     text = f"tensordesc<{signature_type(type_.element)}{sizes}>"
-    value = f"TensorDescriptor.from_tensor({tensor}, {sizes})"
+    source = f"{tensor}.transpose(-2, -1)" if by_column else tensor
+    value = f"TensorDescriptor.from_tensor({source}, {sizes})"
     known = (p for p in writer.parameters.values() if (p.argument, p.type) == (argument, text))
     if (found := next(known, None)) is not None:
         return found

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from ...ir.attributes import TensorType
 from ...ir.core import Operation
 from ...ir.diagnostics import op_error
-from ...ir.dialects.tile import KernelOp
+from ...ir.dialects.tile import KernelOp, LoadOp
 from . import arithmetic, control, memory, tiles
+from .control import SPECIALISE
 from .descriptors import only_host_descriptors
 from .expression import name
 from .launcher import launcher_text
 from .layout import filled
 from .library import library_text
 from .memory import OffsetBound, offset_bounds
+from .places import argument_of
 from .writer import Emitter, KernelWriter, Parameter, argument_names, pointer_type
 
 
@@ -25,7 +27,8 @@ class TritonKernel:
 
     `tensors` are what `launch` takes, results last. `parameters` are the kernel's, in order:
     pointers, then descriptors, strides and sizes. `bounds` is what a
-    caller must check of strides before a launch.
+    caller must check of strides before a launch. Arguments `by_column` must have neighbours along
+    the axis before the last beside each other in memory.
     """
 
     name: str
@@ -35,6 +38,12 @@ class TritonKernel:
     num_warps: int
     num_stages: int
     bounds: tuple[OffsetBound, ...]
+    by_column: frozenset[int] = frozenset()
+
+    @property
+    def specialised(self) -> bool:
+        """Whether Triton is asked for warps that only load."""
+        return SPECIALISE in self.source
 
 
 def _return(op: Operation, writer: KernelWriter) -> None:
@@ -80,13 +89,27 @@ def emit_kernel(kernel: Operation) -> TritonKernel:
     )
     warps, stages = view.num_warps.value, view.num_stages.value
     return TritonKernel(
-        view.sym_name.value, source, tuple(writer.tensor_types), parameters, warps, stages, offset_bounds(writer)
+        view.sym_name.value,
+        source,
+        tuple(writer.tensor_types),
+        parameters,
+        warps,
+        stages,
+        offset_bounds(writer),
+        _by_column(writer),
     )
 
 
 def _header(kernel: KernelOp) -> str:
     origin = f", from {kernel.source.value}" if kernel.source is not None else ""
     return f'"""Fused attention kernel `{kernel.sym_name.value}`{origin}. Written by attir."""\n\n'
+
+
+def _by_column(writer: KernelWriter) -> frozenset[int]:
+    loads = (LoadOp.match(op) for op in writer.kernel.operation.walk())
+    return frozenset(
+        argument_of(load.source, writer).argument for load in loads if load is not None and load.by_column is not None
+    )
 
 
 def _parameters(writer: KernelWriter) -> tuple[Parameter, ...]:

@@ -16,20 +16,23 @@ from .layout import filled
 from .writer import KernelWriter, Parameter, size_parameter
 
 
-def launcher_text(writer: KernelWriter, parameters: Sequence[Parameter]) -> str:
-    """`def launch(tensors...)`: sizes, grid, then the call with strides and options."""
+def launcher_text(
+    writer: KernelWriter, parameters: Sequence[Parameter], options: Mapping[str, int] | None = None
+) -> str:
+    """`def launch(tensors...)`: sizes, grid, then the call with strides and options, by default those of the kernel."""
     kernel, arguments = writer.kernel, writer.arguments
     sizes = {p.name: p for p in parameters if p.kind == "size"}
     passed = list(sizes)
     grid = _grid(writer, sizes)
-    options = f"num_warps={kernel.num_warps.value}, num_stages={kernel.num_stages.value}"
-    lines = [f"def launch({', '.join(arguments)}, {options}):", *_summary(writer)]
+    options = options or {"num_warps": kernel.num_warps.value, "num_stages": kernel.num_stages.value}
+    defaults = [f"{option}={value}" for option, value in options.items()]
+    lines = [f"def launch({', '.join([*arguments, *defaults])}):", *_summary(writer)]
     lines += [f"    {size.name} = {size.value}" for size in sizes.values()]
     lines += [f"    grid = {grid}", f"    {kernel.sym_name.value}[grid]("]
     for kind in ("pointer", "descriptor", "stride"):
         lines += filled([p.value for p in parameters if p.kind == kind])
     lines += filled(passed)
-    lines += filled(["num_warps=num_warps", "num_stages=num_stages", "enable_fp_fusion=True"])
+    lines += filled([*(f"{option}={option}" for option in options), "enable_fp_fusion=True"])
     return "\n".join([*lines, "    )", ""])
 
 

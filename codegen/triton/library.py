@@ -21,6 +21,13 @@ def tanh(x):
     far = (1.0 - decay) / (1.0 + decay)
     return tl.where(tl.abs(x) < 0.25, near, tl.where(x < 0.0, -far, far))
 ''',
+    "tanh_of_cap": '''
+@triton.jit
+def tanh_of_cap(x):
+    """1 - 2 / (exp(2 x) + 1): right to 2^-22 of 1, not to the last digits of small results."""
+    root = tl.rsqrt(tl.exp2(2.8853900817779268 * x) + 1.0)
+    return 1.0 - 2.0 * (root * root)
+''',
     "exp_minus_1": '''
 @triton.jit
 def exp_minus_1(x):

@@ -27,8 +27,8 @@ def slice_(op: Operation, writer: KernelWriter) -> None:
     for shape in tile_shapes(op.result):
         variable = define_offsets(op.result, shape, writer)
         writer.line(f"{variable[0]} = {variable[1]}")
-    for shape in bulk_shapes(op.result):
-        define_descriptor(op.result, shape, writer)
+    for shape, by_column in bulk_shapes(op.result):
+        define_descriptor(op.result, shape, by_column, writer)
 
 
 def group_rows(op: Operation, writer: KernelWriter) -> None:

@@ -14,10 +14,13 @@ from ..attributes import (
     TensorType,
     Type,
     UnitAttr,
+    bf16,
+    f16,
     f32,
     i1,
     index,
     is_float,
+    is_float8,
 )
 from ..core import Block, Region, Value
 from ..define import Body, Constraint, Hint, Op, Operand, OptionalProp, Prop, Result, Variadic
@@ -109,7 +112,8 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
              {^bb0(%b: index, %h: index, %m: index, %n: index, %captures...): ...}) : ...
 
     q is (B, H, M, D), k (B, H / group, N, D), v (B, H / group, N, E), out (B, H, M, E) in q's
-    dtype, lse (B, H, M) in f32, natural logarithm. Query head h reads key head h // group.
+    dtype, lse (B, H, M) in f32, natural logarithm. Query head h reads key head h // group. Of 8-bit
+    q, k and v the type of out says whether it is f16, bf16 or f32.
 
     Every region is optional, and those left out at the end need not be written. Scores are f32.
 
@@ -223,6 +227,8 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
     def _verify_results(self) -> None:
         q, _, v = self.shapes
         out = q.with_shape(*q.shape[:3], v.shape[3])
+        if is_float8(q.element) and isinstance(self.out.type, TensorType) and self.out.type.element in (f16, bf16, f32):
+            out = out.with_element(self.out.type.element)
         if self.out.type != out:
             op_error(self.operation, f"result 'out' must be {out}, but is {self.out.type}")
         lse = TensorType(q.shape[:3], f32)

@@ -43,7 +43,9 @@ class Log1POp(_Unary, name="math.log1p", pure=True):
 
 
 class TanhOp(_Unary, name="math.tanh", pure=True):
-    """The hyperbolic tangent."""
+    """The hyperbolic tangent; `absolute` says that results near 0 need be no closer than those near 1."""
+
+    absolute = Hint(UnitAttr)
 
 
 class SqrtOp(_Unary, name="math.sqrt", pure=True):

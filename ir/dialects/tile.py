@@ -152,13 +152,15 @@ class LoadOp(Op, name="tile.load"):
     """A tile of the result's shape, starting at `offsets`, one for each axis of the source.
 
     Axes listed in `boundary` may run past the end: what lies outside reads as zero. A `bulk` load
-    goes through a tensor descriptor, which copies whole tiles without the help of registers.
+    goes through a tensor descriptor, which copies whole tiles without the help of registers. Of a source
+    `by_column` neighbours along the first axis, not the last, lie beside each other in memory.
     """
 
     source = Operand(TensorType)
     offsets = Variadic(IndexType)
     boundary = Prop(DenseArrayAttr, default=DenseArrayAttr(()))
     bulk = OptionalProp(UnitAttr)
+    by_column = OptionalProp(UnitAttr)
     out = Result(TensorType)
 
     def verify(self) -> None:

@@ -7,12 +7,31 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ..attributes import DialectType, FloatType, IndexType, IntegerType, NoneType, TensorType, Type, bf16, element_type
+from ..attributes import (
+    DialectType,
+    FloatType,
+    IndexType,
+    IntegerType,
+    NoneType,
+    TensorType,
+    Type,
+    bf16,
+    element_type,
+    is_float8,
+)
 from ..diagnostics import error
 from .call import Array
 
-FLOATS: Mapping[str, str] = {"f16": "float16", "bf16": "float32", "f32": "float32", "f64": "float64"}
+FLOATS: Mapping[str, str] = {"f16": "float16", "bf16": "float32", "f32": "float32", "f64": "float64"} | {
+    "f8E4M3FN": "float32", "f8E5M2": "float32",
+}  # fmt: skip
 INTEGER_WIDTHS = (8, 16, 32, 64)
+FLOATS_OF_8_BITS: Mapping[str, tuple[int, int, float, float]] = {
+    "f8E4M3FN": (3, -6, 448.0, float("nan")),
+    "f8E5M2": (2, -14, 57344.0, float("inf")),
+}
+"""Bits of the mantissa, the exponent of the least normal number, the largest number, and what lies beyond it."""
+
 BF16_DROPPED_BITS = 16
 TF32_DROPPED_BITS = 13
 
@@ -40,7 +59,21 @@ def round_array(data: Array, type_: Type, precise: bool = False) -> Array:
         given = np.asarray(data)
         if element_type(type_) == bf16 and not precise:
             return drop_mantissa(given, BF16_DROPPED_BITS)
+        if is_float8(element_type(type_)) and not precise:
+            return round_to_8_bits(given, element_type(type_))
         return given.astype(numpy_dtype(type_, precise), copy=False)
+
+
+def round_to_8_bits(data: Array, type_: Type) -> Array:
+    """float32 that an 8-bit float holds exactly, the nearest (even) ones."""
+    assert isinstance(type_, FloatType)
+    bits, least, largest, beyond = FLOATS_OF_8_BITS[type_.name]
+    exact = np.asarray(data, np.float64)
+    _, exponent = np.frexp(exact)
+    step = np.exp2(np.maximum(exponent - 1, least) - bits)
+    rounded = np.rint(exact / step) * step
+    kept = np.where(np.abs(rounded) <= largest, rounded, np.copysign(beyond, exact))
+    return np.where(np.isnan(exact), np.nan, kept).astype(np.float32)
 
 
 def drop_mantissa(data: Array, bits: int) -> Array:

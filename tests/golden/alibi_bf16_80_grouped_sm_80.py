@@ -16,8 +16,8 @@ def attention(
     range_16 = tl.arange(0, 16)
     pid = tl.program_id(0)
     query_tiles = (M + 63) // 64
-    tile = pid % query_tiles
     bh = pid // query_tiles
+    tile = pid % query_tiles
     b = bh // H
     h = bh % H
     kh = h // 4

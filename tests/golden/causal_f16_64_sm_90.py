@@ -10,15 +10,21 @@ def attention(
     stride_q_b, stride_q_h, stride_q_m, stride_q_d, stride_k_b, stride_k_h, stride_k_n, stride_v_b,
     stride_v_h, stride_v_n, stride_out_b, stride_out_h, stride_out_m, stride_out_d, stride_lse_b,
     stride_lse_h, stride_lse_m,
-    H, M, N,
+    B, H, M, N,
 ):
     range_64 = tl.arange(0, 64)
     range_128 = tl.arange(0, 128)
     pid = tl.program_id(0)
     query_tiles = (M + 63) // 64
-    tile = pid % query_tiles
+    x = B * H
+    heads_at_once = tl.minimum(tl.maximum(131072 // tl.maximum(N, 1), 1), x)
+    programs_at_once = heads_at_once * query_tiles
+    first_bh = pid // programs_at_once * heads_at_once
+    heads_here = tl.minimum(heads_at_once, x - first_bh)
+    place = pid % programs_at_once
+    bh = first_bh + place % heads_here
+    tile = place // heads_here
     tile = query_tiles - 1 - tile
-    bh = pid // query_tiles
     b = bh // H
     h = bh % H
     start_m = tile * 64
@@ -106,16 +112,16 @@ def launch(q, k, v, out, lse, num_warps=4, num_stages=2):
 
     q (B, H, M, 64), k (B, H, N, 64), v (B, H, N, 64), out (B, H, M, 64), lse (B, H, M)
     """
+    B = q.shape[0]
     H = q.shape[1]
     M = q.shape[2]
     N = k.shape[2]
-    B = q.shape[0]
     grid = ((M + 63) // 64 * (B * H),)
     attention[grid](
         q, k, v, out, lse,
         q.stride(0), q.stride(1), q.stride(2), q.stride(3), k.stride(0), k.stride(1), k.stride(2),
         v.stride(0), v.stride(1), v.stride(2), out.stride(0), out.stride(1), out.stride(2),
         out.stride(3), lse.stride(0), lse.stride(1), lse.stride(2),
-        H, M, N,
+        B, H, M, N,
         num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True,
     )

@@ -16,8 +16,8 @@ def attention(
     range_64 = tl.arange(0, 64)
     pid = tl.program_id(0)
     query_tiles = (M + 127) // 128
-    tile = pid % query_tiles
     bh = pid // query_tiles
+    tile = pid % query_tiles
     b = bh // H
     h = bh % H
     start_m = tile * 128

@@ -12,6 +12,7 @@ import torch
 from numeric.closeness import FLOATS, NATIVE, assert_close, error, runner_for
 
 from attir.codegen.triton import OffsetBound
+from attir.compiler import layouts
 from attir.compiler.triton_runtime import check_offsets
 from attir.ir.attributes import FloatType, f16, f32
 from attir.ir.diagnostics import CompileError
@@ -153,5 +154,5 @@ def test_strides_too_large_for_offsets_inside_a_tile_are_refused() -> None:
     rows = OffsetBound(0, ((2, 64), (3, 16)))
     far = torch.empty(1, device="meta").as_strided((1, 1, 100, 16), (0, 0, 2**26, 1))
     with pytest.raises(CompileError, match="32-bit offsets"):
-        check_offsets(rows, far)
-    check_offsets(rows, far[:, :, :20])
+        check_offsets(rows, layouts.Layout.of(far))
+    check_offsets(rows, layouts.Layout.of(far[:, :, :20]))

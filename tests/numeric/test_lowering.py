@@ -48,6 +48,8 @@ from attir.passes.analyze_mask import AnalyzeMask
 from attir.passes.lower_attention import LowerAttention
 from attir.passes.manager import PassContext
 from attir.passes.schedule import Schedule
+from attir.passes.tile_lists import TileLists, tile_lists
+from attir.passes.tile_tables import TileTables, mask_plan
 
 Array = NDArray[Any]
 ROUNDOFF = {"f16": 2.0**-11, "bf16": 2.0**-8, "f32": 2.0**-24}
@@ -212,14 +214,33 @@ def error(actual: Array, exact: Array) -> float:
 
 def run(case: Case, module: Operation, inputs: list[Array]) -> list[Array]:
     """What the lowered kernel stores."""
-    outputs = case.outputs()
+    outputs, lists = case.outputs(), lists_of(module)
     lowered = lower(module)
-    interpret(lowered, "attention", *inputs, *found_before(lowered, inputs), *outputs)
+    interpret(lowered, "attention", *inputs, *found_before(lowered, inputs, lists), *outputs)
     return outputs
 
 
-def found_before(lowered: Operation, inputs: list[Array]) -> list[Array]:
-    """What the main kernel takes from the one that runs before it, if there is one."""
+def lists_of(module: Operation) -> TileLists | None:
+    """The lists of tiles that the schedule asks for."""
+    attention = next(AttentionOp(op) for op in module.walk() if AttentionOp.match(op))
+    schedule, plan = Schedule.of(attention), mask_plan(attention)
+    tables = None if plan is None else TileTables.of(plan, schedule, attention.group.value)
+    return tile_lists(attention, plan, schedule, tables)
+
+
+def found_before(lowered: Operation, inputs: list[Array], lists: TileLists | None = None) -> list[Array]:
+    """What the main kernel takes from those that run before it, if there are any."""
+    found, (q, k, _, *captures) = tables_before(lowered, inputs), inputs
+    if lists is None:
+        return found
+    sizes = lists.sizes(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+    written = [np.full(size, -(2**30), np.int32) for size in sizes]
+    interpret(lowered, "attention_list", q, k, *captures, *found, *written)
+    return written
+
+
+def tables_before(lowered: Operation, inputs: list[Array]) -> list[Array]:
+    """The extremes of captured tensors, if anything needs them."""
     kernel = next(
         (k for op in lowered.walk() if (k := KernelOp.match(op)) and k.sym_name.value == "attention_tables"), None
     )

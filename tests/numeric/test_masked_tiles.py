@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numeric.closeness import FLOATS, NATIVE, assert_close, runner_for
-from numeric.test_lowering import Array, Case, causal, check, found_before, lower
+from numeric.test_lowering import Array, Case, causal, check, found_before, lists_of, lower
 from numeric.test_native_lowering import PREFILL, folded
 from property.mask_trees import CAPTURES, LENGTH, Captured, Tree, region_of, trees
 
@@ -156,9 +156,10 @@ class Documents(Case):
 
 def counted(case: Case, monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, Any]]:
     """How often the main kernel runs each op, by name and shape."""
-    lowered, inputs = lower(case.module()), case.inputs()
+    module, inputs = case.module(), case.inputs()
+    lists, lowered = lists_of(module), lower(module)
     verify(lowered)
-    found = found_before(lowered, inputs)
+    found = found_before(lowered, inputs, lists)
     runs: Counter[tuple[str, Any]] = Counter()
 
     def watch(name: str, handler: Any) -> Any:
@@ -187,8 +188,12 @@ def tiles_of(mask: Array, block_m: int, block_n: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("name", ["documents", "chunked"])
-def test_empty_tiles_are_not_computed_and_full_ones_read_no_mask(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case: Case = Documents(100, 100, 24, mask=documents) if name == "documents" else Case(100, 100, 24, mask=chunked)
+@pytest.mark.parametrize("lists", [0, 1])
+def test_empty_tiles_are_not_computed_and_full_ones_read_no_mask(
+    name: str, lists: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, schedule = Documents if name == "documents" else Case, replace(GPU, lists=lists)
+    case = kind(100, 100, 24, mask=documents if name == "documents" else chunked, schedule=schedule)
     positions = np.arange(100)
     if name == "documents":
         ids = case.inputs()[3]
@@ -202,6 +207,9 @@ def test_empty_tiles_are_not_computed_and_full_ones_read_no_mask(name: str, monk
     assert runs["arith.select", (16, 16)] == live - full
     if name == "documents":
         assert runs["tile.gather", (16,)] == 7 + live - full
+    if lists:
+        # The ends of two ranges and the first of each for each tile of rows, then one number for each tile.
+        assert runs["tile.gather", ()] == 7 * 6 + live
 
 
 def test_native_kernels_compute_whole_tiles_without_mask_and_short_ones_with_it(

@@ -64,9 +64,11 @@ def test_absorbing_keeps_the_result(name: str) -> None:
     np.testing.assert_allclose(after, before, rtol=0, atol=2e-6)
 
 
-def assert_close(function: Callable[..., Tensor], inputs: list[Tensor], backend: str) -> attir.Report:
+def assert_close(
+    function: Callable[..., Tensor], inputs: list[Tensor], backend: str, *, cache: bool = True
+) -> attir.Report:
     torch._dynamo.reset()  # pyright: ignore[reportPrivateUsage]
-    compiled = attir.compile(function, backend=backend, fuse_rows="always", strict=True)
+    compiled = attir.compile(function, backend=backend, fuse_rows="always", strict=True, cache=cache)
     with torch.no_grad():
         exact = function(*(x.double() for x in inputs))
         plain, actual = function(*inputs), compiled(*inputs)

@@ -6,7 +6,8 @@
 // CHECK-SAME: num_warps = 4 : i64, sym_name = "causal"
 // CHECK: "tile.yield"(%{{.*}}) : (index) -> ()
 // CHECK: %[[PID:.*]] = "tile.program_id"() <{axis = 0 : i64}>
-// CHECK: %[[TILE:.*]] = "arith.remsi"(%[[PID]], %{{.*}})
+// CHECK: %[[PLACE:.*]] = "arith.remsi"(%[[PID]], %programs_at_once)
+// CHECK: %[[TILE:.*]] = "arith.divsi"(%[[PLACE]], %heads_here)
 // CHECK: %{{.*}} = "arith.subi"(%{{.*}}, %[[TILE]])
 // CHECK: %[[LAST:.*]] = "arith.minsi"({{.*}}) : (tensor<16xindex>, tensor<16xindex>) -> tensor<16xindex>
 // CHECK: "scf.for"({{.*}}%full_end

@@ -2,16 +2,28 @@
 // RUN: attir opt %s --passes=plan{target=interpret} | filecheck %s --check-prefix=INTERPRET
 // RUN: attir opt %s --passes=plan{target=avx512} | filecheck %s --check-prefix=CPU
 // RUN: attir opt %s --passes="plan{target=avx512 rows=6}" | filecheck %s --check-prefix=ROWS
-// RUN: not attir opt %s --passes="plan{rows=6}" 2>&1 | filecheck %s --check-prefix=GPU-ROWS
+// RUN: attir opt %s --passes="plan{rows=6}" | filecheck %s --check-prefix=GPU-ROWS
+// RUN: attir opt %s --passes="plan{wishes=block_n=64,descriptors=host}" | filecheck %s --check-prefix=WISHES
+// RUN: not attir opt %s --passes="plan{wishes=speed=9}" 2>&1 | filecheck %s --check-prefix=UNKNOWN
+// RUN: not attir opt %s --passes="plan{target=sm_80 wishes=descriptors=host}" 2>&1 | filecheck %s --check-prefix=POINTERS
+// RUN: not attir opt %s --passes="plan{target=avx2 wishes=swap=1}" 2>&1 | filecheck %s --check-prefix=CPU-WISH
 // RUN: not attir opt %s --passes="plan{target=avx2 rows=-1}" 2>&1 | filecheck %s --check-prefix=NEGATIVE
-// GPU-ROWS: error: rows are for CPUs, which 'sm_90' is not, but there are 6
+// UNKNOWN: error: a kernel for a GPU has no option 'speed'; expected block_m, block_n,
+// POINTERS: cannot be loaded through tensor descriptors: sm_80 has no unit that copies tiles
+// CPU-WISH: error: 'avx2' is a CPU, for whose kernels nothing can be chosen, but swap=1 is
 // NEGATIVE: error: rows must not be negative, but there are -1
 
 "builtin.module"() ({
 // Half precision at the width of most models: tiles from the good set for Hopper.
 // HOPPER-LABEL: sym_name = "half"
-// HOPPER: schedule = {block_m = 128 : i64, block_n = 128 : i64, num_stages = 2 : i64, num_warps = 8 : i64, precision = "ieee",
+// HOPPER: schedule = {block_m = 128 : i64, block_n = 128 : i64, descriptors = "device", num_stages = 2 : i64, num_warps = 8 : i64, precision = "ieee",
 // HOPPER-SAME: target = "sm_90"}
+// Few rows make low tiles, whose programs share the keys out among them.
+// GPU-ROWS-LABEL: sym_name = "half"
+// GPU-ROWS: schedule = {block_m = 16 : i64, block_n = 64 : i64, descriptors = "host",
+// GPU-ROWS-SAME: split = 1 : i64, target = "sm_90"}
+// WISHES-LABEL: sym_name = "half"
+// WISHES: schedule = {block_m = 128 : i64, block_n = 64 : i64, descriptors = "host",
 // INTERPRET-LABEL: sym_name = "half"
 // INTERPRET: schedule = {block_m = 64 : i64, block_n = 64 : i64, num_stages = 1 : i64, num_warps = 4 : i64, precision = "ieee",
 // INTERPRET-SAME: target = "interpret"}

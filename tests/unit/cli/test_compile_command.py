@@ -85,7 +85,8 @@ def test_ir_is_printed_on_stderr(attir: Attir, subjects: str) -> None:
         "aten", "canonicalize", "raise-flex", "raise-attention", "dce", "absorb-rows", "dce", "canonicalize",
         "choose-layout",
         *(f"{step} of attention_0_0" for step in (
-            "outline", "analyze-mask", "plan", "canonicalize", "cse", "lower-attention", "canonicalize", "cse", "dce",
+            "outline", "analyze-mask", "plan", "canonicalize", "cse", "lower-attention", "swap-operands",
+            "make-persistent", "canonicalize", "cse", "dce",
         )),
     ]  # fmt: skip
     assert "IR after" not in every.out

@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 
 from attir.codegen.mlir import emit_module
-from attir.codegen.triton import emit_triton
-from attir.compiler.triton_runtime import load_kernel
+from attir.codegen.triton import emit_kernel
+from attir.compiler.triton_runtime import load_interpreted
 from attir.cost_model.cpus import CPUS
 from attir.ir.attributes import (
     DenseArrayAttr,
@@ -98,9 +98,9 @@ def run_native(kernel: Operation, *tensors: torch.Tensor) -> str:
 
 def run(kernel: Operation, *tensors: torch.Tensor) -> str:
     """Run a kernel in Triton's interpreter; return its text."""
-    source = emit_triton(kernel)
-    load_kernel(source, "test_kernel", "interpret")(*tensors)
-    return source
+    emitted = emit_kernel(kernel)
+    load_interpreted(emitted)(*tensors)
+    return emitted.source
 
 
 RUNS: dict[str, Callable[..., str]] = {"interpret": run, "native": run_native}

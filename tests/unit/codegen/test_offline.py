@@ -77,6 +77,8 @@ def test_what_does_not_fit_shared_memory_is_refused_before_any_launch() -> None:
     kernel = build_kernel(Case(f16, 256, form="none").module(), "sm_90").triton
     with pytest.raises(CompileError, match=r"needs \d+ B of shared memory, sm_90 has 232448"):
         compile_offline(replace(kernel, num_stages=kernel.num_stages + 4), "sm_90")
+    with pytest.raises(CompileError, match=r"needs \d+ B of shared memory \(1234 were predicted\), sm_90 has 232448"):
+        compile_offline(replace(kernel, num_stages=kernel.num_stages + 4), "sm_90", 1234)
 
 
 def test_compiler_failures_are_one_message() -> None:

@@ -71,7 +71,7 @@ def test_functions_without_attention_stay() -> None:
     ("root", "message"),
     [
         (module(schedule=None), "'attn.attention' op has no schedule; the pass 'plan' writes one"),
-        (module(f64), "kernels take f16, bf16 or f32, but q is tensor<"),
+        (module(f64), "kernels take f16, bf16, f32 or 8-bit floats, but q is tensor<"),
         (module(negated=True), "must hold one 'attn.attention' and nothing else .* but has arith.negf, attn.attention"),
     ],
 )

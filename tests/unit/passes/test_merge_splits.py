@@ -1,46 +1,65 @@
-"""Into how many parts keys are split."""
+"""Into how many parts a GPU's kernel splits keys: against a plain statement of the rule, and laws of all counts."""
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from itertools import product
 
-from attir.passes.merge_splits import LEAST_KEYS, MOST_SPLITS, WANTED_PROGRAMS, split_count
+import pytest
+
+from attir.cost_model.devices import INTERPRETER, device_named
+from attir.passes.merge_splits import PRETENDED_MULTIPROCESSORS, gpu_split_count
 from attir.passes.schedule import Schedule
 
-DECODE = Schedule(8, 96, 1, 1, lanes=16, columns=2, edge_n=16, folded=1, split=1)
+H100 = Schedule(16, 128, 4, 2, split=1, target="sm_90")
+MULTIPROCESSORS = device_named("sm_90").multiprocessors
+SIZES = list(product((1, 2, 8, 20, 32, 33, 64, 100, 105, 106, 500), (1, 128, 129, 512, 640, 4096, 65_537)))
 
 
-@pytest.mark.parametrize(
-    ("batch", "heads", "tiles", "keys", "splits"),
-    [
-        (1, 1, 1, 100_000, 62),
-        (1, 8, 1, 32_768, 8),
-        (1, 8, 1, 2048, 4),
-        (1, 8, 1, 1023, 1),
-        (2, 8, 1, 4096, 4),
-        (8, 8, 1, 100_000, 1),
-        (3, 8, 2, 100_000, 2),
-        (1, 8, 1, 0, 1),
-        (0, 8, 1, 4096, 1),
-    ],
-)
-def test_enough_programs_of_enough_keys(batch: int, heads: int, tiles: int, keys: int, splits: int) -> None:
-    assert split_count(batch, heads, tiles, keys, DECODE) == splits
-
-
-def test_keys_stay_together_without_a_merge() -> None:
-    assert split_count(1, 1, 1, 100_000, Schedule(64, 64, 1, 1, lanes=16)) == 1
-
-
-@given(st.integers(0, 9), st.integers(1, 40), st.integers(1, 9), st.integers(0, 200_000), st.integers(1, 16))
-def test_no_part_is_empty(batch: int, heads: int, tiles: int, keys: int, blocks: int) -> None:
-    schedule = Schedule(8, 16 * blocks, 1, 1, lanes=16, edge_n=16, folded=1, split=1)
-    splits = split_count(batch, heads, tiles, keys, schedule)
-    assert 1 <= splits <= MOST_SPLITS
-    share = -(-keys // splits)
+def parts(keys: int, count: int, schedule: Schedule) -> list[int]:
+    """How many keys each part has: whole tiles, as kernels cut them (`row_tiles.RowTiles.keys`)."""
+    share = -(-keys // count)
     chunk = -(-share // schedule.block_n) * schedule.block_n
-    assert splits == 1 or (splits - 1) * chunk < keys
-    assert splits == 1 or chunk >= LEAST_KEYS
-    assert (splits - 1) * batch * heads * tiles < WANTED_PROGRAMS or splits == 1
+    return [min((s + 1) * chunk, keys) - s * chunk for s in range(count)]
+
+
+def plain(programs: int, keys: int, schedule: Schedule) -> int:
+    """The rule of FlashAttention-3's `num_splits_heuristic`, with few tiles split too where heads are few."""
+    tiles = -(-keys // schedule.block_n)
+    if programs >= 0.8 * MULTIPROCESSORS or (tiles <= 4 and programs >= MULTIPROCESSORS / 4):
+        return 1
+    efficiencies: dict[int, float] = {}
+    for count in range(1, min(128, MULTIPROCESSORS, tiles) + 1):
+        if count > 1 and -(-tiles // count) == -(-tiles // (count - 1)):
+            continue
+        waves = programs * count / MULTIPROCESSORS
+        efficiencies[count] = waves / -(-programs * count // MULTIPROCESSORS)
+    best = max(efficiencies.values())
+    return min(count for count, value in efficiencies.items() if value >= 0.85 * best)
+
+
+@pytest.mark.parametrize(("programs", "keys"), SIZES)
+def test_the_count_is_that_of_the_rule(programs: int, keys: int) -> None:
+    assert gpu_split_count(programs, keys, H100) == plain(programs, keys, H100)
+
+
+@pytest.mark.parametrize(("programs", "keys"), SIZES)
+@pytest.mark.parametrize("target", ["sm_80", "gfx942", INTERPRETER])
+def test_no_part_is_empty(target: str, programs: int, keys: int) -> None:
+    schedule = Schedule(16, 64, 4, 1, split=1, target=target)
+    count = gpu_split_count(programs, keys, schedule)
+    assert 1 <= count <= 128
+    cut = parts(keys, count, schedule)
+    assert min(cut) > 0 and sum(cut) == keys
+
+
+def test_few_heads_are_split_to_single_tiles_and_many_programs_not_at_all() -> None:
+    assert gpu_split_count(8, 512, H100) == 4
+    assert gpu_split_count(40, 512, H100) == 1
+    assert gpu_split_count(8, 8192, H100) == 16
+    assert gpu_split_count(106, 1 << 20, H100) == 1
+    assert gpu_split_count(0, 512, H100) == gpu_split_count(8, 0, H100) == 1
+    assert gpu_split_count(1, 640, Schedule(16, 64, 4, 1, split=1)) == PRETENDED_MULTIPROCESSORS - 3
+
+
+def test_only_schedules_that_split_do() -> None:
+    assert gpu_split_count(1, 65_536, Schedule(16, 128, 4, 2, target="sm_90")) == 1
