@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test install lint types tests triton36 wheel clean
+.PHONY: demo test install lint types tests triton36 wheel gpu clean
 
 demo: install
 	@$(BIN)/python examples/demo.py
@@ -41,6 +41,10 @@ $(VENV)-triton36/.installed: pyproject.toml constraints-triton36.txt
 	$(VENV)-triton36/bin/python -m pip install --quiet --requirement constraints-triton36.txt
 	$(VENV)-triton36/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
+
+# What only a GPU can tell: every schedule's numbers, launches, graphs. Needs PyTorch for CUDA, which is installed by hand.
+gpu:
+	PYTHONPATH=typings:. $(PYTHON) -m pytest -m gpu tests/gpu --confcutdir=tests/gpu
 
 # A wheel must carry the grammar and run without the checkout.
 wheel:

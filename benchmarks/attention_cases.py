@@ -25,6 +25,7 @@ from attir.ir.attributes import (
     f32,
     i1,
     i32,
+    is_float8,
 )
 from attir.ir.builder import Builder
 from attir.ir.core import Block, Operation, Region, Value
@@ -37,7 +38,9 @@ from attir.ir.dialects.math import TanhOp
 from attir.ir.dialects.tensor import ExtractOp
 from attir.ir.location import UNKNOWN, Location
 
-DTYPES: Mapping[FloatType, torch.dtype] = {f16: torch.float16, bf16: torch.bfloat16, f32: torch.float32}
+DTYPES: Mapping[FloatType, torch.dtype] = {f16: torch.float16, bf16: torch.bfloat16, f32: torch.float32} | {
+    FloatType("f8E4M3FN"): torch.float8_e4m3fn, FloatType("f8E5M2"): torch.float8_e5m2,
+}  # fmt: skip
 B, H, K, M, N = (Symbol(name) for name in "BHKMN")
 
 
@@ -259,7 +262,8 @@ class Case:
         names = ["q", "k", "v", *(f"capture{i}" for i in range(len(form.capture_types)))]
         block = Block.with_arguments(types, names)
         regions = [_region("score", form.score, block.arguments[3:]), _region("mask", form.mask, block.arguments[3:])]
-        results = [TensorType((B, H, M, value_width), self.dtype), TensorType((B, H, M), f32)]
+        out = f16 if is_float8(self.dtype) else self.dtype
+        results = [TensorType((B, H, M, value_width), out), TensorType((B, H, M), f32)]
         properties = {"scale": FloatAttr(self.scale), "group": IntegerAttr(self.group)}
         op = AttentionOp.create(block.arguments, results, properties, regions, location=self.location)
         block.append(op.operation)
@@ -268,7 +272,7 @@ class Case:
     def tensors(
         self, shape: Shape, seed: int = 0, magnitude: float = 1.0, device: str = "cpu"
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Captures]:
-        """q, k, v and the captures, random but the same for the same seed."""
+        """q, k, v and the captures, random but the same for the same seed; v of 8 bits lies by column."""
         generator = torch.Generator().manual_seed(seed)
 
         def random(heads: int, length: int, width: int) -> torch.Tensor:
@@ -278,6 +282,8 @@ class Case:
         q = random(shape.heads, shape.queries, self.width)
         k = random(shape.key_heads, shape.keys, self.width)
         v = random(shape.key_heads, shape.keys, self.value_width or self.width)
+        if is_float8(self.dtype):
+            v = v.transpose(-2, -1).contiguous().transpose(-2, -1)
         captures = self.rule.capture(shape, generator)
         return q, k, v, tuple(c.to(device) for c in captures)
 

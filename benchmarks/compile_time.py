@@ -35,10 +35,10 @@ from torch.nn.attention import flex_attention as flex
 
 from attir.compiler.backend import Backend
 from attir.compiler.custom_op import Runner
-from attir.compiler.kernel_cache import load_module
 from attir.compiler.native_runtime import NativeRunner
 from attir.compiler.options import Options
-from attir.compiler.triton_runtime import KernelRunner
+from attir.compiler.triton_calls import GpuPlan, InterpretedPlan
+from attir.compiler.triton_runtime import TritonRunner
 
 WINDOW, SLOPE, LIMIT = 24, 0.25, 20.0
 BATCH, HEADS, LENGTH, WIDTH = 1, 4, 64, 32
@@ -195,11 +195,8 @@ def first_and_second(compile_it: Callable[[], Function], inputs: Inputs) -> tupl
     return first, again, result
 
 
-class EmptyKernel:
-    """`kernel[grid](...)` that does nothing."""
-
-    def __getitem__(self, grid: object) -> Callable[..., None]:
-        return lambda *_, **__: None
+def start_nothing(*arguments: object) -> None:
+    """In place of what starts a kernel."""
 
 
 @dataclass(frozen=True)
@@ -216,10 +213,13 @@ def empty(runner: Runner) -> None:
         loaded |= {c: replace(k, functions=tuple(EmptyFunction() for _ in k.functions)) for c, k in loaded.items()}
         runner.forget()
         return
-    assert isinstance(runner, KernelRunner)
-    module = load_module(runner.kernel.source, runner.kernel.name)
-    setattr(module, runner.kernel.name, EmptyKernel())
-    runner.launch = module.launch
+    assert isinstance(runner, TritonRunner)
+    for key, plan in list(runner.plans.items()):
+        if isinstance(plan, InterpretedPlan):
+            runner.plans[key] = replace(plan, launches=tuple(start_nothing for _ in plan.launches))
+        elif isinstance(plan, GpuPlan):
+            for launch in plan.launches:
+                launch.run = start_nothing
 
 
 def overhead(case: Case, device: str, calls: int) -> tuple[float, float]:

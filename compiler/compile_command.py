@@ -109,6 +109,7 @@ def argument_parser(program: str, description: str | None) -> argparse.ArgumentP
     )
     add("--strict", action="store_true", help="an attention that is not fused is an error")
     add("--rest", choices=RESTS, default="eager", help="what runs everything but attention")
+    add("--backend-options", default="", metavar="K=V,...", help="how kernels for a GPU are built: persistent=true")
     add("--dump", metavar="DIR", help="write the IR of every step, the kernels and the graph there")
     return parser
 
@@ -135,7 +136,10 @@ class Capture:
 
         arguments = self.arguments
         specs = [parse_input(text) for text in arguments.input]
-        options = Options(strict=arguments.strict, rest=arguments.rest, dump=arguments.dump)
+        wishes = parse_config(arguments.backend_options, "--backend-options")
+        options = Options(
+            strict=arguments.strict, rest=arguments.rest, dump=arguments.dump, backend_options=wishes
+        )  # fmt: skip
         compile_site = None if self.executes else kernels_for(self.target_device)
         backend = Backend(options, compile_site, self.steps.append, "" if self.executes else self.target_device)
         # Dynamo logs what fails inside it at length; the one line below says it.
@@ -256,7 +260,11 @@ class _Session:
             print(backend.report)
         for name in kernels:
             print(f"compiling {name} for {device}", file=sys.stderr)
-        return {name: compile_without_running(kernel, device) for name, kernel in kernels.items()}
+        return {
+            name + purpose: compiled
+            for name, kernel in kernels.items()
+            for purpose, compiled in compile_without_running(kernel, device).items()
+        }
 
     def _check(self, result: Any, eager: Any) -> int:
         from .agreement import compare

@@ -129,13 +129,13 @@ def _imported(name: str, load: Callable[[], Any]) -> Any:
         raise failure(f"'{name}' does not import", problem) from problem
 
 
-def parse_config(text: str) -> dict[str, Any]:
-    """`hidden_size=64,use_cache=false` as a dictionary of numbers, booleans and strings."""
+def parse_config(text: str, option: str = "--config") -> dict[str, Any]:
+    """`hidden_size=64,use_cache=false` as a dictionary of numbers, booleans and strings; `option` is what gave it."""
     config: dict[str, Any] = {}
     for entry in filter(None, (e.strip() for e in text.split(","))):
         key, equals, value = entry.partition("=")
         if not equals or not key.strip().isidentifier():
-            raise error(f"cannot read --config entry '{entry}': expected name=value")
+            raise error(f"cannot read {option} entry '{entry}': expected name=value")
         config[key.strip()] = _value(value.strip())
     return config
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..cost_model.cpus import CPUS
 from ..ir.core import Operation
+from ..ir.diagnostics import error
 from .kernels import Kernel, Site, build_kernel
 from .native_kernels import CpuKernel, NativeKernels, calls_in_words, emit_native
 from .options import Options
@@ -25,9 +26,10 @@ def kernels_for(device: str) -> SiteCompiler:
     """A compiler of sites for `device` whose runners return zeros: capture needs shapes, not values."""
 
     def compile_site(module: Operation, options: Options, queries: int | None = None) -> CompiledSite:
-        del options
         if device not in CPUS:
-            return Site(_zeros, build_kernel(module, device))
+            return Site(_zeros, build_kernel(module, device, wishes=options.wishes))
+        if options.backend_options:
+            raise error(f"backend_options are for kernels on GPUs, which '{device}' is not; expected none")
         kernels = NativeKernels(module, device)
         choice = kernels.choice(queries)
         kernel = emit_native(module, device, choice)
@@ -56,12 +58,16 @@ def distinct_kernels(backend: Backend) -> Mapping[str, Kernel | CpuKernel]:
     return found
 
 
-def compile_without_running(kernel: Kernel | CpuKernel, device: str) -> OfflineKernel | OfflineNative:
-    """The machine code of a kernel, with what its compiler reports."""
+def compile_without_running(kernel: Kernel | CpuKernel, device: str) -> dict[str, OfflineKernel | OfflineNative]:
+    """The machine code of a kernel and of those that run before and after it, with what the compiler reports.
+
+    By what each is for; the main one by nothing.
+    """
     if isinstance(kernel, CpuKernel):
         from .native_offline import compile_native
 
-        return compile_native(kernel)
+        return {"": compile_native(kernel)}
     from .offline import compile_offline
 
-    return compile_offline(kernel.triton, device)
+    modules = zip(kernel.lowered.roles, kernel.modules, strict=True)
+    return {"" if role == "main" else f" {role}": compile_offline(module, device) for role, module in modules}

@@ -3,7 +3,7 @@
 // RUN: attir opt %s --passes=plan{target=avx512} | filecheck %s --check-prefix=CPU
 // RUN: attir opt %s --passes="plan{target=avx512 rows=6}" | filecheck %s --check-prefix=ROWS
 // RUN: attir opt %s --passes="plan{rows=6}" | filecheck %s --check-prefix=GPU-ROWS
-// RUN: attir opt %s --passes="plan{wishes=block_n=64,descriptors=host}" | filecheck %s --check-prefix=WISHES
+// RUN: attir opt %s --passes="plan{wishes=descriptors=host}" | filecheck %s --check-prefix=WISHES
 // RUN: not attir opt %s --passes="plan{wishes=speed=9}" 2>&1 | filecheck %s --check-prefix=UNKNOWN
 // RUN: not attir opt %s --passes="plan{target=sm_80 wishes=descriptors=host}" 2>&1 | filecheck %s --check-prefix=POINTERS
 // RUN: not attir opt %s --passes="plan{target=avx2 wishes=swap=1}" 2>&1 | filecheck %s --check-prefix=CPU-WISH
@@ -23,7 +23,7 @@
 // GPU-ROWS: schedule = {block_m = 16 : i64, block_n = 64 : i64, descriptors = "host",
 // GPU-ROWS-SAME: split = 1 : i64, target = "sm_90"}
 // WISHES-LABEL: sym_name = "half"
-// WISHES: schedule = {block_m = 128 : i64, block_n = 64 : i64, descriptors = "host",
+// WISHES: schedule = {block_m = 128 : i64, block_n = 128 : i64, descriptors = "host",
 // INTERPRET-LABEL: sym_name = "half"
 // INTERPRET: schedule = {block_m = 64 : i64, block_n = 64 : i64, num_stages = 1 : i64, num_warps = 4 : i64, precision = "ieee",
 // INTERPRET-SAME: target = "interpret"}
