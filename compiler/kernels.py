@@ -118,10 +118,12 @@ def compile_site(module: Operation, options: Options, queries: int | None = None
         from .native_runtime import native_site
 
         return native_site(module, queries, cache=options.cache)
+    from .gluon_runtime import gluon_site
     from .triton_runtime import triton_site
 
     target = INTERPRETER if options.backend == INTERPRETER else current_gpu()
-    return triton_site(module, target, queries, cache=options.cache, wishes=options.wishes)
+    make = gluon_site if options.gluon else triton_site
+    return make(module, target, queries, options.wishes, cache=options.cache)
 
 
 def current_gpu() -> str:

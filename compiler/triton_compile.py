@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 DIVISOR = 16
 """Triton reads and writes 16 bytes at once where it knows that this divides addresses and strides."""
 
+DIVISORS = (DIVISOR, 8, 1)
+"""What may be known to divide strides; 8 elements of half precision are 16 bytes."""
+
 LARGEST_32 = 2**31 - 1
 
 
@@ -31,13 +34,13 @@ class TensorForm:
     """What a compiled kernel takes for granted of one tensor, and so what a caller must have checked.
 
     Neighbours along the axis `unit` lie beside each other; 16 divides the address in bytes
-    (`aligned_address`), and all other strides in elements (`aligned_strides`). Where strides are
+    (`aligned_address`), and `divisor` all other strides in elements: 16, 8 or 1. Where strides are
     `wide`, some are beyond 32 bits.
     """
 
     unit: int | None
     aligned_address: bool = True
-    aligned_strides: bool = True
+    divisor: int = 16
     wide: bool = False
 
     @staticmethod
@@ -47,8 +50,8 @@ class TensorForm:
         candidates = [a for a in axes if layout.strides[a] == 1 and (a == axes[0] or layout.sizes[a] > 1)]
         unit = candidates[0] if candidates else None
         others = [stride for axis, stride in enumerate(layout.strides) if axis != unit]
-        aligned = all(stride % DIVISOR == 0 for stride in others)
-        return TensorForm(unit, aligned_address, aligned, any(stride > LARGEST_32 for stride in others))
+        divisor = next(d for d in DIVISORS if all(stride % d == 0 for stride in others))
+        return TensorForm(unit, aligned_address, divisor, any(stride > LARGEST_32 for stride in others))
 
     @staticmethod
     def contiguous(type_: TensorType, *, any_length: bool = True, by_column: bool = False) -> TensorForm:
@@ -58,8 +61,10 @@ class TensorForm:
         anything.
         """
         width = type_.shape[-1] if type_.shape else DIVISOR
-        aligned = width % DIVISOR == 0 if isinstance(width, int) else not any_length
-        return TensorForm(type_.rank - 1 - by_column if type_.rank else None, aligned_strides=aligned)
+        if not isinstance(width, int):
+            width = 1 if any_length else DIVISOR
+        divisor = next(d for d in DIVISORS if width % d == 0)
+        return TensorForm(type_.rank - 1 - by_column if type_.rank else None, divisor=divisor)
 
 
 class HasParameters(Protocol):
@@ -82,8 +87,9 @@ def compiler_arguments(
             signature[parameter.name], constants[position,] = "constexpr", 1
             continue
         signature[parameter.name] = "i64" if kind == "stride" and form.wide else parameter.type
-        if (kind == "pointer" and form.aligned_address) or (kind == "stride" and form.aligned_strides):
-            attributes[position,] = [["tt.divisibility", DIVISOR]]
+        divisor = form.divisor if kind == "stride" else DIVISOR if kind == "pointer" and form.aligned_address else 1
+        if divisor > 1:
+            attributes[position,] = [["tt.divisibility", divisor]]
     return signature, constants, attributes
 
 

@@ -15,8 +15,8 @@ from .report import Variant
 from .sites import canonical_text
 from .triton_calls import Steps
 
-MOST_ROWS, LEAST_ROWS = 128, 16
-"""Rows of the largest tile, and of the smallest: calls of no more rows have one tile for each key head."""
+MOST_ROWS, LEAST_ROWS, FEW_QUERIES = 128, 16, 128
+"""Rows of the largest tile and of the smallest, and queries whose heads share tiles and whose keys are split."""
 
 BULK_BYTES, LARGEST_SIZE, LARGEST_STRIDE = 16, 2**31 - 1, 2**40 - 1
 """What tensor descriptors demand: multiples of 16 bytes as address and strides, and limits of sizes and strides."""
@@ -50,10 +50,10 @@ class Choice:
 def rows_for(queries: int, group: int) -> int:
     """For how many rows a kernel is made that serves `queries` queries and `group` heads for each key head.
 
-    A power of two from 16 to 128 where one tile holds them all; 0, a kernel for any number, else.
+    A power of two from 16 to 128, the rows of a tile; 0, a kernel for any number, for many queries.
     """
-    rows = queries * group
-    return 0 if rows > MOST_ROWS else max(LEAST_ROWS, 1 << max(rows - 1, 0).bit_length())
+    rows = max(LEAST_ROWS, 1 << max(queries * group - 1, 0).bit_length())
+    return 0 if queries > FEW_QUERIES else min(rows, MOST_ROWS)
 
 
 def is_regular(layout: Layout, item_size: int, *, aligned_address: bool) -> bool:

@@ -185,7 +185,7 @@ class TritonRunner:
 
     def _make_plan(self, signature: Any, tensors: Tensors) -> Plan:
         """Check tensors and work out how to call kernels on them, and on all that are alike."""
-        self._check(tensors)
+        self.check(tensors)
         q, k, v = tensors[:3]
         out = Layout.contiguous((*q.shape[:3], v.shape[3]))
         if self._positions_first:
@@ -213,7 +213,8 @@ class TritonRunner:
         regular = all(is_regular(x, tensors[0].itemsize, aligned_address=near) for x in layouts)
         return self.kernels.for_call(*layouts[:2], regular=regular)
 
-    def _check(self, tensors: Tensors) -> None:
+    def check(self, tensors: Tensors) -> None:
+        """Fail on tensors that no kernel of the site takes."""
         inputs, device = self.kernels.inputs, tensors[0].device
         inputs.check(tensors)
         if not self.where.takes(device):

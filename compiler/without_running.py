@@ -27,6 +27,8 @@ def kernels_for(device: str) -> SiteCompiler:
 
     def compile_site(module: Operation, options: Options, queries: int | None = None) -> CompiledSite:
         if device not in CPUS:
+            if options.gluon:
+                raise error("kernels in Gluon are made where they run: compile without --target, on a GPU of sm_90")
             return Site(_zeros, build_kernel(module, device, wishes=options.wishes))
         if options.backend_options:
             raise error(f"backend_options are for kernels on GPUs, which '{device}' is not; expected none")

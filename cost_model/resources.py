@@ -47,7 +47,7 @@ class AttentionShape:
     `element_bytes` is the size of an element of q, k and v. `score_bytes` counts the bytes loaded
     for each score (a bias or a mask in memory), `column_bytes` those for each key alone.
     `score_work` says that a score or mask region computes on every score, `windowed` that the mask
-    bounds keys from below too, which takes a third loop. `unaligned` rows have a width that 16 does
+    bounds keys from below too, which takes a third loop. `unaligned` rows have bytes that 16 does
     not divide: Triton then loads element by element, and holds an address for each. `value_piece` is
     the width of the last tile of v, where that is cut (0: `value_width`). The schedule says the rest:
     `bulk` copies bring keys and values, products are `swapped`, warps are `specialised`, and a step

@@ -21,7 +21,7 @@ from ..ir.attributes import (
 from ..ir.builder import Builder
 from ..ir.core import Block, Operation, Region, Value
 from ..ir.diagnostics import op_error
-from ..ir.dialects.arith import MinSIOp, MulFOp
+from ..ir.dialects.arith import MinSIOp, MulFOp, NegFOp
 from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.func import FuncOp, ReturnOp
 from ..ir.dialects.scf import ForOp
@@ -48,6 +48,7 @@ from .softmax_loop import (
     Masking,
     Scaling,
     SoftmaxLoop,
+    not_pipelined,
     piece_name,
     starts,
     widened,
@@ -247,11 +248,13 @@ class _Lowering:
             place = replace(place, slot=builder.index(PART_SLOTS[self.part]))
         tiles = TileBuilder(builder, (schedule.block_m, schedule.block_n))
         rows = self._rows.positions(tiles, place)
-        pieces = head_pieces(attention, padded=not schedule.lanes, few_rows=bool(schedule.split))
+        pieces = head_pieces(attention, padded=not schedule.lanes, few_rows=schedule.few_rows)
         query = self._rows.rows_of(builder, q, place, "q_head")
         keys, values = (part_of(builder, x, (place.b, place.key_head), f"{n}_head") for x, n in ((k, "k"), (v, "v")))
         element, native = attention.shapes[0].element, bool(schedule.lanes)
-        scaling = Scaling.of(attention.scale.value, attention.score, element, native=native)
+        # Specialised warps copy q as it is.
+        may_negate = self.part != WHOLE
+        scaling = Scaling.of(attention.scale.value, attention.score, element, native=native, may_negate=may_negate)
         captures = self._captures(block)
         regions = self._row_regions(captures, (q, k, v))
         row_place = RowPlace(Tile(place.b), rows.h, rows.m, rows.valid)
@@ -310,6 +313,8 @@ class _Lowering:
             loaded = builder.create(LoadOp, operands, [tile], properties, name=piece_name("q_tile", i)).out
             if region is not None:
                 loaded = region.rounded(tiles_like(builder, loaded), row_place, loaded, widen=wide)
+            if scaling.negated:
+                loaded = builder.create(NegFOp, [loaded], [loaded.type], name="q_negated").out
             if wide:
                 loaded = widened(builder, loaded)
                 if scaling.queries != 1.0:
@@ -365,11 +370,16 @@ class _Lowering:
         if structure.has_lower_bound:
             left_end = math_.least(ranges.full_begin, ranges.end)
             left_end.name_hint = "left_end"
-            left = Masking(right.key_end, right.last_key, self._first_keys(tiles, rows))
-            state = loop.emit(builder, ranges.begin, left_end, state, left)
+            left = replace(right, first_keys=self._first_keys(tiles, rows))
+            state = self._edge(loop.emit(builder, ranges.begin, left_end, state, left))
         if self.part != REST:
             state = loop.emit(builder, ranges.full_begin, ranges.full_end, state, None)
-        return loop.emit(builder, ranges.full_end, ranges.end, state, right)
+        return self._edge(loop.emit(builder, ranges.full_end, ranges.end, state, right))
+
+    def _edge(self, state: Carried) -> Carried:
+        """The loop at an edge of the mask, which has at most two steps where tiles are no higher than wide."""
+        low = self.schedule.block_m <= self.schedule.block_n
+        return not_pipelined(state) if self.schedule.descriptors and low and not self._rows.folds else state
 
     def _masked_loops(
         self,
@@ -424,8 +434,9 @@ class _Lowering:
             key_end = math_.least(key_end, math_.constant(structure.last + 1))
         if structure.opaque or structure.upper is None:
             return Masking(Tile(key_end), region=mask)
-        last = Tile(math_.add(key_end, -1))
-        return Masking(Tile(key_end), tiles.binary(MinSIOp, tiles.shifted(rows, structure.upper), last, "last_key"))
+        row_end = tiles.binary(MinSIOp, tiles.shifted(rows, structure.upper + 1), Tile(key_end), "end_key")
+        relative = structure.has_lower_bound and not self.schedule.lanes
+        return Masking(Tile(key_end), row_end, relative=relative)
 
     def _first_keys(self, tiles: TileBuilder, rows: Tile) -> tuple[Tile, ...]:
         structure, bounds = self.site.structure, list[Tile]()

@@ -111,7 +111,7 @@ def merge_kernel(attention: AttentionOp, name: str, results: Sequence[str], sche
     )
     (grid, counting), (body, running) = frame.region(), frame.region()
     part_lse = grid.arguments[1]
-    merge = _Merge(schedule, head_pieces(attention, padded=not schedule.lanes, few_rows=bool(schedule.split)).values)
+    merge = _Merge(schedule, head_pieces(attention, padded=not schedule.lanes, few_rows=schedule.few_rows).values)
     counting.create(GridYieldOp, [merge.count_programs(counting, part_lse)])
     inside = body.arguments[2 : 2 + len(captures)]
     region = RowRegion.of("output", attention.output, inside, width_of(body.arguments[0]), None)

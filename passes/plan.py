@@ -85,7 +85,7 @@ def attention_shape(attention: AttentionOp, *, padded: bool = True, few_rows: bo
         column_bytes,
         score_work=structure.opaque or not attention.score.empty,
         windowed=structure.has_lower_bound,
-        unaligned=any(size % 16 for size in (k.shape[3], v.shape[3]) if isinstance(size, int)),
+        unaligned=any(size * q.element.width % 128 for size in (k.shape[3], v.shape[3]) if isinstance(size, int)),
         value_piece=pieces.values[-1],
         skips=padded and (plan := mask_plan(attention)) is not None and plan.kind == "tiles",
     )
@@ -98,7 +98,7 @@ def planned_shared_memory(attention: AttentionOp) -> int | None:
     if device is None:
         return None
     config = TileConfig(schedule.block_m, schedule.block_n, schedule.num_warps, schedule.num_stages)
-    shape = attention_shape(attention, few_rows=bool(schedule.split))
+    shape = attention_shape(attention, few_rows=schedule.few_rows)
     return shared_memory(config, as_scheduled(shape, schedule), device)
 
 

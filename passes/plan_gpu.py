@@ -104,13 +104,13 @@ class GpuPlanner:
         """All but the tile sizes."""
         found: dict[str, Any] = {"target": self.device.name if self.device is not None else "interpret"}
         if self.rows:
-            found |= {"folded": int(self.attention.group.value > 1), "split": 1}
+            found |= {"folded": 1, "split": 1}
         if self.device is not None and self.device.has_tma and not self._no_descriptors():
             # What a program prepares for itself pays over a long row of keys, and leaves shorter loops.
             found["descriptors"] = "host" if self.rows else "device"
         plan = MaskPlan.of(self.attention.mask) if not self.attention.mask.empty else None
         if plan is not None and plan.kind == "tiles":
-            found["lists"] = int(not found.get("split"))
+            found["lists"] = 1
         if self.shape.element_bytes == 1:
             # Tensor cores take 8-bit values only as columns; transposing each tile would cost more than they save.
             found["by_column"] = 1

@@ -67,6 +67,11 @@ class Schedule:
     by_column: int = 0
 
     @property
+    def few_rows(self) -> bool:
+        """Whether the kernel is made for so few rows that their dots are not cut in pieces."""
+        return bool(self.split or self.folded)
+
+    @property
     def edge(self) -> int:
         """Keys of a tile that the mask or the end of the keys cuts."""
         return self.edge_n or self.block_n

@@ -29,11 +29,22 @@ from ..ir.attributes import (
 )
 from ..ir.builder import Builder
 from ..ir.core import Block, Region, Value
-from ..ir.dialects.arith import AddFOp, CmpFOp, ConstantOp, ExtFOp, MaximumFOp, MulFOp, SelectOp, SubFOp, TruncFOp
+from ..ir.dialects.arith import (
+    AddFOp,
+    CmpFOp,
+    ConstantOp,
+    ExtFOp,
+    MaximumFOp,
+    MulFOp,
+    SelectOp,
+    SubFOp,
+    SubIOp,
+    TruncFOp,
+)
 from ..ir.dialects.math import Exp2Op
 from ..ir.dialects.scf import ForOp, IfOp, YieldOp
 from ..ir.dialects.tensor import ExtractOp
-from ..ir.dialects.tile import AnyOp, DotOp, LoadOp, ReduceOp, TransposeOp
+from ..ir.dialects.tile import AnyOp, DotOp, IotaOp, LoadOp, ReduceOp, TransposeOp
 from .row_regions import KeyRows
 from .schedule import Schedule
 from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder
@@ -81,7 +92,8 @@ def piece_name(name: str, piece: int) -> str:
 class Scaling:
     """`before` multiplies the raw scores, `exponent` turns final scores into powers of two.
 
-    With no score region a positive scale goes into the exponent and costs nothing. `late` scores
+    With no score region the scale goes into the exponent and costs nothing; of a negative one the sign
+    goes to the tile of q (`negated`), which is exact. `late` scores
     may lie near the largest float (a model adds `finfo.min` where it means -inf), so that
     multiplying them would overflow: they are multiplied after the maximum is subtracted, which
     costs one more operation on each, and the carried maximum stays in natural units. So are scores
@@ -100,21 +112,22 @@ class Scaling:
     late: bool = False
     queries: float = 1.0
     weight_bits: int = 0
+    negated: bool = False
 
     @staticmethod
-    def of(scale: float, score: Region, element: Type, *, native: bool = False) -> Scaling:
-        """What suits scores of a region's kind and elements of q."""
+    def of(scale: float, score: Region, element: Type, *, native: bool = False, may_negate: bool = True) -> Scaling:
+        """What suits scores of a region's kind and elements of q, whose sign may change only with `may_negate`."""
         if is_float8(element):
-            return replace(Scaling.of(scale, score, f16), weight_bits=FLOAT8_WEIGHT_BITS)
+            return replace(Scaling.of(scale, score, f16, may_negate=False), weight_bits=FLOAT8_WEIGHT_BITS)
         if native:
             usual = 2.0**-20 < abs(scale) < 2.0**20
             return Scaling(1.0 if usual else scale, LOG2_E, late=True, queries=scale if usual else 1.0)
         folded = scale * LOG2_E
-        usable = 2.0**-100 < folded < 2.0**100
+        usable = 2.0**-100 < abs(folded) < 2.0**100 and (folded > 0 or may_negate)
         if element == f32:
             return Scaling(scale, LOG2_E, late=True)
         if usable and score.empty:
-            return Scaling(1.0, folded)
+            return Scaling(1.0, abs(folded), negated=folded < 0)
         return Scaling(scale, LOG2_E, late=may_be_huge(score))
 
 
@@ -122,16 +135,18 @@ class Scaling:
 class Masking:
     """What one loop must check of each score.
 
-    `key_end` bounds the keys from above (exclusive; None where all tiles are whole), and `last_key`
-    (inclusive) does so for each row, never beyond `key_end`; `first_keys` are lower bounds;
+    `key_end` bounds the keys from above (exclusive; None where all tiles are whole), and `row_end`
+    (exclusive) does so for each row, never beyond `key_end`; `first_keys` are lower bounds;
     `region` is an opaque mask. Where `cut` is given, scores are checked only while it holds.
+    `relative` bounds are compared with positions inside the tile, which costs less where there are two.
     """
 
     key_end: Tile | None
-    last_key: Tile | None = None
+    row_end: Tile | None = None
     first_keys: tuple[Tile, ...] = ()
     region: TileRegion | None = None
     cut: Value | None = None
+    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,7 +190,7 @@ class SoftmaxLoop:
             return self.step(builder, start_n, before, masking)
         tiles = TileBuilder(builder, (self.schedule.block_m, self._tile_keys(masking)))
         columns, valid = self.positions(tiles, start_n, masking)
-        mask = tiles.spread(_mask(tiles, masking, columns, valid), FULL)
+        mask = tiles.spread(_mask(tiles, masking, (start_n, columns), valid), FULL)
         some = builder.create(AnyOp, [mask], [i1], name="keeps_some").out
         return step_where(builder, some, before, lambda inside: self.step(inside, start_n, before, masking))
 
@@ -248,11 +263,11 @@ class SoftmaxLoop:
         if masking is None:
             return Tile(tiles.spread(scores, FULL), FULL)
         if masking.cut is None:
-            return _kept_scores(tiles, masking, scores, columns, valid)
+            return _kept_scores(tiles, masking, scores, (start_n, columns), valid)
         whole = tiles.spread(scores, FULL)
         then, otherwise = Block(), Block()
         inside = TileBuilder(Builder(then, location=tiles.builder.location), tiles.shape)
-        kept = _kept_scores(inside, masking, Tile(whole, FULL), columns, valid)
+        kept = _kept_scores(inside, masking, Tile(whole, FULL), (start_n, columns), valid)
         inside.builder.create(YieldOp, [kept.value])
         Builder(otherwise, location=tiles.builder.location).create(YieldOp, [whole])
         regions = [Region([then]), Region([otherwise])]
@@ -359,6 +374,14 @@ def each_tile(
     return start.with_values(loop.results)
 
 
+def not_pipelined(state: Carried) -> Carried:
+    """Let the loop that carries `state` on load for each step when it begins: it has one or two."""
+    loop = ForOp.producing(state.row_max)
+    if loop is not None:
+        loop.operation.attributes["stages"] = IntegerAttr(1)
+    return state
+
+
 def step_where(builder: Builder, condition: Value, before: Carried, step: Callable[[Builder], Carried]) -> Carried:
     """`step` where a condition holds, else what was there before."""
     then, otherwise = Block(), Block()
@@ -423,26 +446,38 @@ def may_be_huge(score: Region) -> bool:
     return False
 
 
-def _kept_scores(tiles: TileBuilder, masking: Masking, scores: Tile, columns: Tile, valid: Mapping[int, Tile]) -> Tile:
+def _kept_scores(
+    tiles: TileBuilder, masking: Masking, scores: Tile, keys: tuple[Value, Tile], valid: Mapping[int, Tile]
+) -> Tile:
     """The scores, -inf where the mask drops them."""
-    mask = _mask(tiles, masking, columns, valid)
+    mask = _mask(tiles, masking, keys, valid)
     dropped = Tile(tiles.builder.constant(MINUS_INFINITY, f32))
     kept = Tile(tiles.spread(mask, FULL), FULL)
     return tiles.elementwise(SelectOp.op_name, [kept, scores, dropped], f32, label="scores")
 
 
-def _mask(tiles: TileBuilder, masking: Masking, columns: Tile, valid: Mapping[int, Tile]) -> Tile:
-    """Which scores of a tile are kept."""
+def _mask(tiles: TileBuilder, masking: Masking, keys: tuple[Value, Tile], valid: Mapping[int, Tile]) -> Tile:
+    """Which scores of a tile are kept; `keys` are the first one and all of them."""
+    _, columns = keys
     conditions = [valid[COLUMNS]] if COLUMNS in valid else []
-    if masking.last_key is not None:
-        conditions = [tiles.compare("sle", columns, masking.last_key)]
-    conditions += [tiles.compare("sge", columns, first) for first in masking.first_keys]
+    if masking.row_end is not None:
+        conditions = [_bounded(tiles, "slt", keys, masking.row_end, relative=masking.relative)]
+    conditions += [_bounded(tiles, "sge", keys, first, relative=masking.relative) for first in masking.first_keys]
     if masking.region is not None:
         positions = RegionPositions.of(masking.region.region)
         conditions.append(masking.region.inline(tiles, {positions.n: columns}, valid))
     mask = tiles.conjunction(conditions, "mask")
     mask.value.name_hint = mask.value.name_hint or "mask"
     return mask
+
+
+def _bounded(tiles: TileBuilder, predicate: str, keys: tuple[Value, Tile], bound: Tile, *, relative: bool) -> Tile:
+    """How keys compare with a bound of each row."""
+    start_n, columns = keys
+    if not relative:
+        return tiles.compare(predicate, columns, bound)
+    inside = tiles.builder.create(IotaOp, [], [tiles.type_along((COLUMNS,), index)]).out
+    return tiles.compare(predicate, Tile(inside, (COLUMNS,)), tiles.binary(SubIOp, bound, Tile(start_n)))
 
 
 def finite_or_zero(tiles: TileBuilder, row_max: Tile) -> Tile:

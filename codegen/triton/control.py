@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...ir.attributes import StringAttr, TensorType
+from ...ir.attributes import IntegerAttr, StringAttr, TensorType
 from ...ir.core import Block, Operation, Value
 from ...ir.dialects.scf import ForOp, IfOp, YieldOp
 from .expression import Expression
@@ -26,14 +26,16 @@ def for_loop(op: Operation, writer: KernelWriter) -> None:
     entered = set(names) - writer.carried
     writer.carried |= entered
     bounds = f"{lower}, {upper}" if step == "1" else f"{lower}, {upper}, {step}"
-    if "specialised" in op.attributes:
-        bounds = f"{bounds}, {SPECIALISE}"
+    options = [SPECIALISE] if "specialised" in op.attributes else []
+    if isinstance(stages := op.attributes.get("stages"), IntegerAttr):
+        options.append(f"num_stages={stages.value}")
+    counts = f"tl.range({', '.join([bounds, *options])})" if options else f"range({bounds})"
     with writer.scope():
         position = writer.fresh(block.arguments[0].name_hint, "i")
         writer.hold(position, block.arguments[0], ())
         if isinstance(about := op.attributes.get("about"), StringAttr):
             writer.line(f"# {about.value}")
-        writer.line(f"for {position} in {'tl.' if 'specialised' in op.attributes else ''}range({bounds}):")
+        writer.line(f"for {position} in {counts}:")
         for variable, argument in zip(names, block.arguments[1:], strict=True):
             writer.hold(variable, argument, shape_of(argument))
         with writer.indented():

@@ -157,3 +157,23 @@ def test_options_that_are_none_are_refused_at_once(options: Any, words: str) -> 
 def test_native_kernels_take_no_options_of_gpus() -> None:
     with pytest.raises(CompileError, match="backend_options are for kernels on GPUs"):
         compile_site(Case(f32, 16).module(), Options(backend="native", backend_options={"swap": 1}))
+
+
+class Negative(Case):
+    """A scale below zero, as a model may have it."""
+
+    @property
+    def scale(self) -> float:
+        return -0.4
+
+
+@pytest.mark.parametrize("kind", ["device", "specialised", "persistent", "low tiles"])
+@pytest.mark.parametrize("form", ["none", "causal", "softcap"])
+def test_negative_scales(form: str, kind: str) -> None:
+    agrees(Negative(f16, 32, form=form), KINDS[kind], Shape(1, 2, 2, 50, 70))
+
+
+@pytest.mark.parametrize(("queries", "group"), [(64, 8), (100, 4)])
+def test_more_rows_than_one_tile_share_keys_and_split_them(queries: int, group: int) -> None:
+    case = Case(f16, 16, group=group)
+    agrees(case, {"block_n": 64}, Shape(1, group, 1, queries, 900))
