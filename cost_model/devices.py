@@ -24,6 +24,7 @@ class Device:
     thread its tiles may ask for (`resources.register_demand`) before the compiler spills in a loop,
     found by compiling pointer kernels; `bulk_tile_registers` is the same where keys and values come
     through tensor descriptors. `elements` are what tensor cores take: f8 are 8-bit floats as PyTorch has them.
+    `specialises` says that Triton makes warps that only load there, without spilling others.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Device:
     l2_bytes: float
     bandwidth: float
     elements: tuple[str, ...] = ("f16", "bf16")
+    specialises: bool = False
 
     @property
     def tensor_peak(self) -> float:
@@ -71,7 +73,7 @@ _H100 = Device(
     warp_size=32, max_warps=64, multiprocessors=132, has_tma=True, operands_in_registers=False,
     tile_registers=170, bulk_tile_registers=224,
     clock=1.83e9, tensor_flops=4096, vector_flops=256, exponentials=16, issue=4, l2_bytes=32, bandwidth=3.35e12,
-    elements=("f16", "bf16", "f8"),
+    elements=("f16", "bf16", "f8"), specialises=True,
 )  # fmt: skip
 
 _B200 = Device(

@@ -115,7 +115,9 @@ def shared_memory(config: TileConfig, shape: AttentionShape, device: Device) -> 
     an upper bound on other devices. What regions load waits in one tile less than there are stages.
     """
     queries = config.block_m * shape.key_width * shape.element_bytes
-    loaded = config.block_n * (config.block_m * shape.score_bytes + shape.column_bytes)
+    # What is too small for a copy in the background is loaded where it is needed.
+    column = shape.column_bytes if shape.column_bytes >= SMALLEST_COPY else 0
+    loaded = config.block_n * (config.block_m * shape.score_bytes + column)
     keys, values = (config.block_n * width * shape.element_bytes for width in (shape.key_width, shape.value_width))
     if device.warp_size == 64:
         return queries + config.stages * (keys + values + loaded)

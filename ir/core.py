@@ -15,7 +15,7 @@ class Value:
     """One SSA value: an operation's result or a block's argument."""
 
     type: Type
-    owner: Operation | Block
+    owner: Operation | Block = field(repr=False)  # which holds the value again
     index: int
     name_hint: str | None = None
     uses: dict[Use, None] = field(default_factory=dict["Use", None], repr=False)

@@ -31,7 +31,7 @@ CLOSE = 0.02
 
 BLOCK_M, BLOCK_N, WARPS = (16, 32, 64, 128), (16, 32, 64, 128), (4, 8)
 DECODE_STAGES = 4
-ONLY_MANY_ROWS = ("block_m", "persistent", "specialised", "lists")
+ONLY_MANY_ROWS = ("block_m", "persistent", "specialised")
 """Wishes that say nothing of kernels for few rows."""
 TILE_FIELDS = ("block_m", "block_n", "num_warps", "num_stages")
 SPECIALISED_TILE = TileConfig(128, 128, 4, 2)
@@ -92,8 +92,10 @@ class GpuPlanner:
             op_error(self.attention.operation, f"cannot be loaded through tensor descriptors: {reason}")
         if wanted.get("specialised") and (reason := cannot_specialise(self.attention)):
             op_error(self.attention.operation, f"cannot have specialised warps: {reason}")
-        if wanted.get("specialised") and self.device is not None and not self.device.has_tma:
-            op_error(self.attention.operation, f"cannot have specialised warps: {self.device.name} copies no tiles")
+        if wanted.get("specialised") and self.device is not None and not self.device.specialises:
+            op_error(
+                self.attention.operation, f"cannot have specialised warps: Triton makes none for {self.device.name}"
+            )
         if wanted.get("specialised") and wanted.get("swap"):
             op_error(
                 self.attention.operation, "cannot have specialised warps and swapped operands: registers would spill"

@@ -43,7 +43,7 @@ def attention(
     row_end = tl.minimum(start_m + 64, M)
     end = tl.minimum(N, row_end)
     full_end = tl.minimum(N, start_m + 1) // 128 * 128
-    last_key = tl.minimum(offs_m, N - 1)
+    end_key = tl.minimum(offs_m + 1, N)
     acc = tl.full([64, 64], 0.0, tl.float32)
     row_max = tl.full([64], float("-inf"), tl.float32)
     row_sum = tl.full([64], 0.0, tl.float32)
@@ -65,13 +65,13 @@ def attention(
         acc = tl.dot(p_cast, v_tile, acc, input_precision="ieee", out_dtype=tl.float32)
         row_max = new_max
     # key tiles that the mask or the end of the keys cuts
-    for start_n in range(full_end, end, 128):
+    for start_n in tl.range(full_end, end, 128, num_stages=1):
         k_tile = k_desc.load([start_n, 0])
         v_tile = v_desc.load([start_n, 0])
         k_t = tl.trans(k_tile)
         scores = tl.dot(q_tile, k_t, input_precision="ieee", out_dtype=tl.float32)
         offs_n = start_n + range_128
-        mask = offs_n[None, :] <= last_key[:, None]
+        mask = offs_n[None, :] < end_key[:, None]
         scores = tl.where(mask, scores, float("-inf"))
         raw_max = tl.max(scores, 1)
         tile_max = raw_max * 0.18033688

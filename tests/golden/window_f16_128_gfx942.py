@@ -38,7 +38,7 @@ def attention(
     begin = tl.maximum(start_m - 39, 0) // 64 * 64
     full_begin = (tl.maximum(row_end - 40, 0) + 63) // 64 * 64
     full_end = tl.maximum(full_begin, tl.minimum(N, start_m + 1) // 64 * 64)
-    last_key = tl.minimum(offs_m, N - 1)
+    end_key = tl.minimum(offs_m + 1, N)
     left_end = tl.minimum(full_begin, end)
     first_key = offs_m - 39
     acc = tl.full([128, 128], 0.0, tl.float32)
@@ -53,8 +53,8 @@ def attention(
         )
         k_t = tl.trans(k_tile)
         scores = tl.dot(q_tile, k_t, input_precision="ieee", out_dtype=tl.float32)
-        offs_n = start_n + range_64
-        mask = (offs_n[None, :] <= last_key[:, None]) & (offs_n[None, :] >= first_key[:, None])
+        condition = range_64[None, :] >= (first_key - start_n)[:, None]
+        mask = (range_64[None, :] < (end_key - start_n)[:, None]) & condition
         scores = tl.where(mask, scores, float("-inf"))
         raw_max = tl.max(scores, 1)
         tile_max = raw_max * 0.12751743
@@ -100,8 +100,7 @@ def attention(
         )
         k_t = tl.trans(k_tile)
         scores = tl.dot(q_tile, k_t, input_precision="ieee", out_dtype=tl.float32)
-        offs_n = start_n + range_64
-        mask = offs_n[None, :] <= last_key[:, None]
+        mask = range_64[None, :] < (end_key - start_n)[:, None]
         scores = tl.where(mask, scores, float("-inf"))
         raw_max = tl.max(scores, 1)
         tile_max = raw_max * 0.12751743

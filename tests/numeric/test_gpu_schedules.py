@@ -80,7 +80,7 @@ def test_few_queries_over_many_keys_in_parts(queries: int, group: int) -> None:
 
 
 @pytest.mark.parametrize("options", [{"swap": True}, {"descriptors": "host"}, {"swap": True, "descriptors": "device"}])
-@pytest.mark.parametrize("form", ["none", "window", "bias", "softcap"])
+@pytest.mark.parametrize("form", ["none", "window", "bias", "softcap", "documents", "dropped"])
 def test_decoding_schedules(form: str, options: dict[str, Any]) -> None:
     agrees(Case(bf16, 80, group=2, form=form), options, Shape(2, 4, 2, 3, 300))
 

@@ -22,7 +22,17 @@ from benchmarks.mask_families import MaskCase
 
 @pytest.mark.parametrize(
     ("queries", "group", "rows"),
-    [(1, 1, 16), (1, 8, 16), (3, 8, 32), (16, 8, 128), (17, 8, 128), (128, 1, 128), (129, 1, 0), (1, 256, 128), (0, 1, 16)],
+    [
+        (1, 1, 16),
+        (1, 8, 16),
+        (3, 8, 32),
+        (16, 8, 128),
+        (17, 8, 128),
+        (128, 1, 128),
+        (129, 1, 0),
+        (1, 256, 128),
+        (0, 1, 16),
+    ],
 )
 def test_few_rows_have_kernels_of_their_own(queries: int, group: int, rows: int) -> None:
     assert rows_for(queries, group) == rows
@@ -41,12 +51,12 @@ def test_kernels_are_made_when_calls_ask_for_them_and_told_of() -> None:
     runner = runner_of(case)
     heard: list[str] = []
     runner.kernels.watchers.append(lambda name, kernel: heard.append(f"{name} {kernel.plan['block_m']}"))
-    for queries, keys in ((1, 300), (1, 320), (2, 300), (70, 10), (1, 10)):
+    for queries, keys in ((1, 300), (1, 320), (2, 300), (130, 10), (1, 10)):
         q, k, v, captures = case.tensors(Shape(1, 2, 1, queries, keys))
         assert_agrees(case, runner, q, k, v, captures)
     assert calls(runner) == [
         "decode, 16 rows: 1 query x group 2",
-        "prefill, any rows: 70 queries x group 2",
+        "prefill, any rows: 130 queries x group 2",
         "decode, 16 rows: 1 query x group 2, keys not split",
     ]
     assert heard == ["rows-16 16", "any-rows 64", "rows-16-whole 16"]
@@ -137,8 +147,7 @@ def test_tables_and_lists_are_written_before_they_are_read(queries: int, lists: 
     q, k, v, captures = case.tensors(Shape(1, 1, 1, queries, 200))
     assert_agrees(case, runner, q, k, v, captures)
     names = [step.kernel.name.removeprefix("attention") for step in next(iter(kernels.made.values())).steps]
-    few = queries == 2  # rows of which one tile holds all: a list would be as long as what it shortens
-    assert names == ["_tables", *["_list"] * (lists and not few), "", *["_merge"] * few]
+    assert names == ["_tables", *["_list"] * lists, "", *["_merge"] * (queries == 2)]
 
 
 def test_whole_tiles_and_the_rest_of_them_are_merged() -> None:
