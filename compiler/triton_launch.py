@@ -47,6 +47,11 @@ class StandIn:
     def data_ptr(self) -> int:
         return self.address
 
+    def transpose(self, *axes: int) -> StandIn:
+        """The same tensor with its last two axes swapped, as descriptors of values by column take it."""
+        assert axes == (-2, -1), f"stand-ins swap their last two axes alone, not {axes}"
+        return replace(self, layout=self.layout.transposed)
+
 
 @dataclass
 class Recorder:

@@ -19,7 +19,7 @@ from attir.compiler.triton_kernels import Choice, TritonKernels
 from attir.compiler.triton_launch import GpuKernel, StandIn
 from attir.compiler.triton_runtime import TritonRunner
 from attir.compiler.triton_workspace import workspace
-from attir.ir.attributes import f16
+from attir.ir.attributes import FloatType, f16
 from attir.ir.diagnostics import CompileError
 from benchmarks.attention_cases import Case, Shape
 from benchmarks.fake_driver import FUNCTION, STREAM, FakeDriver, FakeGpu, FakeMachine, Launched, TensorMap, fake_driver
@@ -108,6 +108,19 @@ def test_descriptors_of_the_host_follow_the_address(driver: FakeDriver) -> None:
     assert [t.address for t in driver.launches[1].arguments if isinstance(t, TensorMap)] == [
         moved.data_ptr(), v.data_ptr(),
     ]  # fmt: skip
+
+
+def test_values_by_column_are_described_as_they_lie_in_memory(driver: FakeDriver) -> None:
+    case = Case(FloatType("f8E4M3FN"), 64)
+    runner, _ = runner_of(case)
+    q, k, v, captures = case.tensors(Shape(4, 80, 80, 1, 512))
+    out, _ = runner(q, k, v, captures, False)
+    tiles = [x for x in driver.launches[0].arguments if isinstance(x, TensorMap)]
+    lying = v.transpose(2, 3)
+    assert [(t.shape, t.strides) for t in tiles] == [
+        (list(k.shape), list(k.stride())), (list(lying.shape), list(lying.stride())),
+    ]  # fmt: skip
+    assert tiles[1].address == v.data_ptr() and out.dtype == torch.float16
 
 
 def test_tensors_that_descriptors_cannot_stand_for_are_read_through_pointers(driver: FakeDriver) -> None:
