@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from attir.compiler.kernels import INTERPRETER, current_gpu, emit_kernels
-from attir.compiler.triton_calls import Steps
-from attir.compiler.triton_kernels import Choice, TritonKernels
+from attir.compiler.kernels import INTERPRETER, current_gpu
+from attir.compiler.triton_kernels import TritonKernels
 from attir.compiler.triton_runtime import Interpreted, OnGpu, TritonRunner, machine
 from attir.cost_model.devices import DEVICES, Device
 from attir.cost_model.resources import TileConfig, refusal
@@ -30,20 +29,9 @@ MOST_CHECKED = 700
 Wishes = tuple[tuple[str, int | str], ...]
 
 
-@dataclass(eq=False)
-class WishedKernels(TritonKernels):
-    """Kernels whose schedules follow wishes."""
-
-    wished: Wishes = ()
-
-    def _make(self, choice: Choice, queries: int | None) -> Steps:
-        return Steps.of(emit_kernels(self.module, self.target, choice.rows, (*self.wished, *choice.wishes)))
-
-
-def kernels_for(case: Case, device: str, wishes: Wishes = ()) -> WishedKernels:
+def kernels_for(case: Case, device: str, wishes: Wishes = ()) -> TritonKernels:
     """The kernels of a problem on a GPU, or in the interpreter."""
-    target = current_gpu() if device == "cuda" else INTERPRETER
-    return WishedKernels(case.module(), target, cache=False, wished=wishes)
+    return TritonKernels(case.module(), current_gpu() if device == "cuda" else INTERPRETER, wishes, cache=False)
 
 
 def runner_for(case: Case, device: str, wishes: Wishes = ()) -> TritonRunner:

@@ -31,7 +31,7 @@ import torch  # noqa: E402
 from benchmarks.gpu.bench import Budget, cuda_bench  # noqa: E402
 from benchmarks.gpu.kernels import check, problems  # noqa: E402
 from benchmarks.gpu.record import HEADER, Record  # noqa: E402
-from benchmarks.gpu.speed import speed, verify_specialised  # noqa: E402
+from benchmarks.gpu.speed import speed  # noqa: E402
 from benchmarks.gpu.table import figures  # noqa: E402
 
 __all__ = ["check", "main", "problems"]
@@ -74,15 +74,12 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--collect", action="store_true", help="time more candidates, for a cost model")
     parser.add_argument("--budget", type=float, default=SECONDS, metavar="S", help="seconds for the times")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the JSON goes (benchmarks/results/)")
-    parser.add_argument("--verify-specialised", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """1 where a test or a kernel fails, else 0; figures below their bars are no failure."""
     arguments = arguments_of(argv)
-    if arguments.verify_specialised:
-        return verify_specialised()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     record, budget = Record.start(), Budget.of(arguments.budget)
     timed = device == "cuda" and not arguments.correctness_only

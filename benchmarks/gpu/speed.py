@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import attir
+from attir.compiler import verified
 from attir.ir.diagnostics import CompileError
 from benchmarks.gpu.bench import Bench, Budget, Call, copies_for, take_turns
 from benchmarks.gpu.kernels import (
@@ -28,7 +26,6 @@ from benchmarks.gpu.problems import PROBLEMS, Problem
 from benchmarks.gpu.record import Checked, Record, Timed
 from benchmarks.gpu.rivals import flex_calls, sdpa_calls
 
-RUN = Path(__file__).with_name("run.py")
 LEAST_SECONDS = 12.0
 """A problem is not begun with less time left than this."""
 
@@ -203,27 +200,10 @@ def ceilings(bench: Bench) -> list[Timed]:
 
 
 def specialised_problem(device: str) -> str:
-    """Why kernels with specialised warps are not tried; empty where a process of its own ran them rightly in time.
+    """Why kernels with specialised warps are not tried; empty where they pass attir's own check, whose record stays.
 
-    One that waits for itself forever would take the whole run with it.
+    The check has a process of its own: one that waits for itself forever would take the whole run with it.
     """
     if device != "cuda":
         return "specialised warps exist on GPUs alone"
-    command = [sys.executable, str(RUN), "--verify-specialised"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=VERIFY_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        return f"did not finish within {VERIFY_SECONDS} s"
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    return "" if done.returncode == 0 else (lines[-1] if lines else f"exit {done.returncode}")
-
-
-def verify_specialised(problems: Sequence[Problem] = PROBLEMS) -> int:
-    """Run specialised kernels of every head dimension and mask that is timed; 1 where one is wrong."""
-    wrong = 0
-    kinds = {(problem.case.width, problem.case.form): problem for problem in problems if problem.kind == "forward"}
-    for problem in kinds.values():
-        found = check(problem.case, small(problem.shape), "cuda", runner_for(problem.case, "cuda", SPECIALISED))
-        wrong += not found.holds
-        print(f"{'ok' if found.holds else 'WRONG'} {found.case}: {found.error:.1e} (bound {found.bound:.1e})")
-    return int(wrong > 0)
+    return verified.check("triton", timeout=VERIFY_SECONDS).reason
