@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from unit.interpreter.programs import evaluate, function
 
 from attir.ir.attributes import (
@@ -15,6 +16,7 @@ from attir.ir.attributes import (
     FloatAttr,
     FloatType,
     IntegerAttr,
+    IntegerType,
     SplatAttr,
     StringAttr,
     Symbol,
@@ -290,8 +292,20 @@ def test_arguments_are_checked() -> None:
         interpret(module, "main", np.zeros(3))
     with pytest.raises(CompileError, match=r"argument 0 has size 3 for 'n', which is 2 before"):
         interpret(module, "main", np.zeros((2, 3)))
-    with pytest.raises(CompileError, match="no numbers of type f8E5M2"):
-        interpret(function([FloatType("f8E5M2")], identity), "main", 1.0)
+    with pytest.raises(CompileError, match="no numbers of type i24"):
+        interpret(function([IntegerType(24)], identity), "main", 1)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("f8E4M3FN", torch.float8_e4m3fn), ("f8E5M2", torch.float8_e5m2)])
+def test_8_bit_floats_are_rounded_as_pytorch_does(name: str, dtype: torch.dtype) -> None:
+    """Every number of the type, those half way between two, and some around them."""
+    bits = torch.arange(256, dtype=torch.uint8).view(dtype).float()
+    own = bits[bits.isfinite()].sort().values
+    numbers = torch.cat([own, (own[1:] + own[:-1]) / 2, own * 1.01, own * 0.99, torch.randn(1000)])
+    inside = numbers[numbers.abs() <= own.max()]
+    type_ = TensorType((len(inside),), FloatType(name))
+    (found,) = interpret(function([type_], identity), "main", inside.numpy())
+    assert np.array_equal(found, inside.to(dtype).float().numpy())
 
 
 def test_what_has_no_meaning_is_an_error() -> None:
