@@ -108,8 +108,9 @@ class GpuPlanner:
         if self.rows:
             found |= {"folded": 1, "split": 1}
         if self.device is not None and self.device.has_tma and not self._no_descriptors():
-            # What a program prepares for itself pays over a long row of keys, and leaves shorter loops.
-            found["descriptors"] = "host" if self.rows else "device"
+            # What a program prepares for itself pays over a long row of keys, and leaves shorter loops; a program
+            # that stays would prepare it for each tile, and keep it in registers that spill.
+            found["descriptors"] = "host" if self.rows or wanted.get("persistent") else "device"
         plan = MaskPlan.of(self.attention.mask) if not self.attention.mask.empty else None
         if plan is not None and plan.kind == "tiles":
             found["lists"] = 1
