@@ -85,17 +85,20 @@ class GpuPlanner:
         wanted: dict[str, Any] = dict(self.wishes)
         if self.rows:
             wanted = {name: value for name, value in wanted.items() if name not in ONLY_MANY_ROWS}
+        if wanted.get("descriptors") == "":
+            # Tensors that no descriptor can stand for: specialised warps could not copy tiles of them either.
+            wanted.pop("specialised", None)
         made_by = wanted.get("descriptors", "")
         if made_by not in ("", *DESCRIPTORS):
             raise error(f"descriptors must be host or device, or empty for pointers, but is {made_by!r}")
         if made_by and (reason := self._no_descriptors()):
             op_error(self.attention.operation, f"cannot be loaded through tensor descriptors: {reason}")
-        if wanted.get("specialised") and (reason := cannot_specialise(self.attention)):
-            op_error(self.attention.operation, f"cannot have specialised warps: {reason}")
         if wanted.get("specialised") and self.device is not None and not self.device.specialises:
             op_error(
                 self.attention.operation, f"cannot have specialised warps: Triton makes none for {self.device.name}"
             )
+        if wanted.get("specialised") and (reason := cannot_specialise(self.attention) or self._no_descriptors()):
+            op_error(self.attention.operation, f"cannot have specialised warps: {reason}")
         if wanted.get("specialised") and wanted.get("swap"):
             op_error(
                 self.attention.operation, "cannot have specialised warps and swapped operands: registers would spill"

@@ -137,9 +137,22 @@ def test_wishes_that_cannot_be_followed_are_refused(name: str) -> None:
         runner(Case(f16, 32, form=form), options)
 
 
-def test_rows_of_odd_bytes_cannot_be_copied_as_tiles() -> None:
+@pytest.mark.parametrize("options", [{"descriptors": "host"}, {"specialised": True}])
+def test_rows_of_odd_bytes_cannot_be_copied_as_tiles(options: dict[str, Any]) -> None:
     with pytest.raises(CompileError, match="rows of k have 34 bytes"):
-        runner(Case(f16, 17), {"descriptors": "host"})
+        runner(Case(f16, 17), options)
+
+
+@pytest.mark.parametrize("kind", ["specialised", "device", "persistent, device"])
+def test_calls_whose_tensors_no_descriptor_can_stand_for(kind: str) -> None:
+    """They run through pointers, whatever was wished: strides of odd bytes, and one head for all."""
+    case = Case(f16, 32, form="causal")
+    run = runner(case, KINDS[kind])
+    q, k, v, captures = case.tensors(Shape(1, 2, 2, 140, 140))
+    odd = torch.cat([k, k[..., :1]], 3)[..., :32]
+    assert_agrees(case, run, q, odd, v, captures)
+    assert_agrees(case, run, q, k, v[:, :1].expand_as(v), captures)
+    assert_agrees(case, run, q, k, v, captures)
 
 
 @pytest.mark.parametrize(("options", "words"), [
