@@ -1,0 +1,1 @@
+../../attir/sparsity.py
