@@ -155,7 +155,8 @@ def _write(op: Operation, terms: list[Term]) -> Term:
         return _infix(op, *_INFIX[op.name], terms)
     if op.name in _SPECIAL:
         return _SPECIAL[op.name](op, terms)
-    return Term(f"{op.name.partition('.')[2]}({', '.join(t.text for t in terms)})")
+    name = op.name.partition(".")[2]
+    return Term(f"{_CALLS.get(name, name)}({', '.join(t.text for t in terms)})")
 
 
 def _constant(op: Operation) -> Term:
@@ -221,6 +222,9 @@ _INFIX: Mapping[str, tuple[str, int]] = {
     "arith.ori": (" ∨ ", OR),
     "math.powf": ("^", PRODUCT),
 }
+_CALLS: Mapping[str, str] = {
+    "minsi": "min", "maxsi": "max", "minimumf": "min", "maximumf": "max", "absi": "abs", "absf": "abs",
+}  # fmt: skip
 _COMPARISONS: Mapping[str, str] = {
     "eq": "=", "ne": "≠", "lt": "<", "le": "≤", "gt": ">", "ge": "≥",
 }  # fmt: skip

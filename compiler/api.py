@@ -1,8 +1,8 @@
-"""`compile` and `explain`: what users call."""
+"""`compile`, `calibrate` and `explain`: what users call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -110,11 +110,7 @@ def explain(compiled: object, inputs: Sequence[Any] | Mapping[str, Any] | None =
     together. Raises CompileError for what attir has not compiled.
     """
     subject = getattr(compiled, "__func__", compiled)
-    try:
-        backend = _backends.get(subject)
-    except TypeError:
-        backend = None
-    if backend is not None:
+    if (backend := backend_of(compiled)) is not None:
         if inputs is None:
             return backend.report
         call = cast("Callable[..., Any]", compiled)
@@ -124,3 +120,37 @@ def explain(compiled: object, inputs: Sequence[Any] | Mapping[str, Any] | None =
             raise error("tiles are counted on inputs for what attir.compile returned, not for torch.compile")
         return shared_report()
     raise error(f"cannot explain {compiled!r}: it is not the result of attir.compile")
+
+
+def calibrate(compiled: object, batches: Iterable[Any]) -> Report:
+    """Try what `sparsity="auto"` may take on `batches`, and let each site take the cheapest within `max_error`.
+
+    A batch is what `compiled` is called on: a tensor, a sequence of positional arguments, or a mapping of those by
+    name. Each site's output under every candidate is compared with dense attention (relative L2 error, recalled
+    weight); the report shows the table. Calling it again chooses anew. Raises CompileError where there is
+    nothing to calibrate.
+    """
+    backend = backend_of(compiled)
+    if backend is None or backend.calibration is None:
+        raise error("there is nothing to calibrate: expected what attir.compile(model, sparsity='auto', ...) returned")
+    single = isinstance(batches, torch.Tensor | Mapping)
+    given: list[Any] = [batches] if single else list(batches)
+    if not given:
+        raise error("calibration needs at least one batch, but there are none")
+    call = cast("Callable[..., Any]", compiled)
+    backend.calibration.run([partial(_call, call, batch) for batch in given])
+    return backend.report
+
+
+def _call(compiled: Callable[..., Any], batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return compiled(**cast("Mapping[str, Any]", batch))
+    return compiled(batch) if isinstance(batch, torch.Tensor) else compiled(*batch)
+
+
+def backend_of(compiled: object) -> Backend | None:
+    """The backend behind what `compile` returned."""
+    try:
+        return _backends.get(getattr(compiled, "__func__", compiled))
+    except TypeError:
+        return None

@@ -12,14 +12,16 @@ from torch._dynamo.exc import ShortenTraceback
 
 from ..ir.diagnostics import CompileError, Diagnostic, error
 from ..ir.location import UNKNOWN, Location
+from .calibration import Calibration
 from .compilation import Compilation, Program
 from .custom_op import call_sites_directly, watched_calls
 from .dump import Listener
 from .options import Options
 from .refusals import refuse_graph
 from .report import GraphReport, Report, SiteReport
+from .site_program import watched_host_ops
 from .sites import CompiledSite, SiteCompiler
-from .tile_report import counted_in_words
+from .tile_report import ChosenBlocks, counted_in_words
 
 Runnable = Callable[..., Any]
 
@@ -89,14 +91,20 @@ class Backend:
     compiled: dict[str, CompiledSite] = field(default_factory=dict[str, CompiledSite])
     programs: dict[str, Program] = field(default_factory=dict[str, Program])
     report: Report = field(default_factory=Report)
+    calibration: Calibration | None = field(init=False)
     __name__ = "attir"
 
+    def __post_init__(self) -> None:
+        auto = isinstance(self.options.sparsity, str)
+        self.calibration = Calibration(self.options.max_error or 0.0) if auto else None
+
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Runnable:
+        self._require_calibration()
         graph = self.report.start_graph(_cause_of_capture() if self.report.graphs else "first capture")
         try:
             _refuse_gradients(gm, example_inputs)
             compile_site = self.compile_site or _own_site_compiler()
-            compilation = Compilation(self.options, compile_site, graph, self.listener, self.device)
+            compilation = Compilation(self.options, compile_site, graph, self.listener, self.device, self.calibration)
             result = compilation.run(gm)
             self.compiled |= compilation.compiled
             self.programs |= compilation.programs
@@ -107,11 +115,19 @@ class Backend:
             _raise_refusals(graph)
         return self._rest(result, example_inputs)
 
+    def _require_calibration(self) -> None:
+        try:
+            if self.calibration is not None:
+                self.calibration.require_done()
+        except CompileError as problem:
+            raise BackendError(*problem.diagnostics) from None
+
     def counted(self, run: Callable[[], object]) -> Report:
         """The report with the tiles counted that each site computes while `run` calls it."""
         run()
         # Now everything that the call needs is captured, and what is captured is watched.
-        with watched_calls() as calls:
+        choices = ChosenBlocks()
+        with watched_calls() as calls, watched_host_ops(choices.see):
             run()
         # Equal sites share a kernel, and are called in the order in which they are reported.
         numbers = {program.number for program in self.programs.values()}
@@ -123,7 +139,8 @@ class Backend:
                 call = next(shared[program.number], None) if program is not None else None
                 if program is not None and call is not None:
                     tiles = counted_in_words(program.attention, site.plan, call)
-                    graph.sites[position] = replace(site, tiles=tiles)
+                    told = choices.in_words(program.prepared)
+                    graph.sites[position] = replace(site, tiles=tiles, sparsity=[*site.sparsity, *told])
         return report
 
     def _rest(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Runnable:

@@ -13,6 +13,7 @@ from .version import VERSION
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "compile": ("compile_command", "capture, fuse and emit the attention of a model"),
     "explain": ("explain_command", "say what happens to each attention of a model, and why"),
+    "mask": ("mask_command", "say and draw what a mask keeps"),
     "opt": ("opt", "run passes on IR text"),
     "doctor": ("doctor", "say what is installed and what works here"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,18 +18,20 @@ from ..ir.location import Location
 from ..passes.manager import Pass, PassContext
 from ..passes.pipeline import Observer, PassPipeline, RunSettings
 from .algebra import describe
+from .built_sites import BuiltSite, Outlined, SiteBuilder
+from .calibration import Calibration
 from .capture import Captured, capture, placeholder_examples, restore_mutations
-from .custom_op import register_site
 from .dump import ENDINGS, KERNEL_STEP, Dump, Listener
 from .fx_export import export_graph
 from .fx_import import Imported, import_graph
 from .head_dims import specialise_head_dims
 from .options import Options
-from .pipelines import raising
+from .pipelines import preparing, raising
 from .places import Place, place_for, target_of, warn_once
 from .refusals import ATTENTION_OPS, refusal
 from .report import GraphReport, Report, SiteReport, location_text
-from .sites import CompiledSite, SiteCompiler, canonical_text, capture_names, ir_hash, outline
+from .site_program import SiteProgram
+from .sites import CompiledSite, SiteCompiler, canonical_text, capture_names, ir_hash
 from .tile_report import tiles_in_words
 from .torch_types import example_of, symbol_text
 
@@ -42,6 +45,7 @@ class Compilation:
     graph: GraphReport
     listener: Listener | None = None
     device: str = ""
+    calibration: Calibration | None = None
     hidden: dict[Location, str] = field(default_factory=dict[Location, str])
     compiled: dict[str, CompiledSite] = field(default_factory=dict[str, CompiledSite])
     programs: dict[str, Program] = field(default_factory=dict[str, "Program"])
@@ -55,7 +59,7 @@ class Compilation:
         imported, sites, context = self._raise_until_all_compile(captured, examples, dump)
         exported = export_graph(imported.module, imported, lambda op: sites[op].number, captured.graph_module)
         restore_mutations(exported, captured.signature)
-        self._report(imported, sites, context, example_sizes(captured.graph_module))
+        self._report(imported, sites, context)
         if dump.wanted:
             dump.step("main", "graph", "py", exported.print_readable(print_output=False))
         dump.file("report.json", Report([self.graph]).to_json())
@@ -82,7 +86,8 @@ class Compilation:
             target = self.device or target_of(self._place(examples).backend)
         except CompileError:
             return raising("never", "", self.options.rest)
-        return raising(self.options.fuse_rows, target, self.options.rest)
+        # What estimates of a choice read must be q and k as they enter the product.
+        return raising("never" if self.options.selects else self.options.fuse_rows, target, self.options.rest)
 
     def _is_hidden(self, name: str, location: Location) -> bool:
         return name in ATTENTION_OPS and location in self.hidden
@@ -92,16 +97,17 @@ class Compilation:
     ) -> tuple[Mapping[Operation, Site], dict[Location, str]]:
         sites: dict[Operation, Site] = {}
         failures: dict[Location, str] = {}
+        seen: Counter[str] = Counter()
         for op in [op for op in imported.module.walk() if AttentionOp.match(op)]:
             name = f"attention_{self.graph.number}_{len(sites)}"
             try:
                 place = self._place(examples)
                 if place.warning:
                     self._warn(place.warning)
-                queries, positions_first = example_queries(op, sizes), AttentionOp(op).positions_first is not None
-                sites[op] = self._compiled(
-                    name, outline(op, name), place, queries, dump, positions_first=positions_first
-                )
+                location = str(op.location)
+                outlined = Outlined.of(op, name, seen[location], sizes)
+                seen[location] += 1
+                sites[op] = self._compiled(name, outlined, place, dump)
             except CompileError as problem:
                 failures[op.location] = problem.diagnostics[0].message
         return sites, failures
@@ -118,32 +124,34 @@ class Compilation:
             self.graph.notes.append(warning)
         warn_once(warning)
 
-    def _compiled(
-        self, name: str, module: Operation, place: Place, queries: int | None, dump: Dump, *, positions_first: bool
-    ) -> Site:
+    def _sparsity(self, built: BuiltSite) -> Sequence[str]:
+        """What is left out at the user's word; calibration writes its lines when it has chosen."""
+        if built.calibrated is not None:
+            return built.calibrated.table
+        given = [] if self.options.sparsity is None else [str(self.options.sparsity)]
+        return [*given, *built.prepared.remarks]
+
+    def _compiled(self, name: str, outlined: Outlined, place: Place, dump: Dump) -> Site:
         options = replace(self.options, backend=place.backend)
-        key = (canonical_text(module), place.backend, self.options.backend_options, self.compile_site)
-        if key not in _kernels or not self.options.cache:
-            compiled = self.compile_site(module, options, queries)
-            _kernels[key] = (compiled, {})
-        compiled, numbers = _kernels[key]
-        if positions_first not in numbers:
-            numbers[positions_first] = register_site(compiled.runner, positions_first=positions_first)
+        reorder = preparing(self.device or target_of(place.backend), outlined.queries, outlined.keys, options.wishes)
+        built = SiteBuilder(options, self.compile_site, self.calibration, reorder).build(outlined)
+        compiled, number = built.compiled, built.number(positions_first=outlined.positions_first)
         self.compiled[name] = compiled
-        self.programs[name] = Program(module, numbers[positions_first])
-        dump.module(name, "outline", module)
+        self.programs[name] = Program(outlined.module, number, outlined.same_lengths, built.prepared.program)
+        dump.module(name, "outline", outlined.module)
+        for step, text in built.prepared.steps:
+            dump.step(name, step, "mlir", text)
         _dump_kernel(dump, name, compiled.language, compiled.steps, compiled.kernel_source)
         if dump.wanted:
             compiled.watch(
                 lambda which, steps, source: _dump_kernel(dump, f"{name}.{which}", compiled.language, steps, source)
             )
-        return Site(name, compiled, numbers[positions_first], place.why, ir_hash(key[0]))
+        hashed = ir_hash(canonical_text(outlined.module))
+        return Site(name, compiled, number, place.why, hashed, self._sparsity(built), built.prepared.program, outlined)
 
-    def _report(
-        self, imported: Imported, sites: Mapping[Operation, Site], context: PassContext, sizes: Mapping[str, int]
-    ) -> None:
+    def _report(self, imported: Imported, sites: Mapping[Operation, Site], context: PassContext) -> None:
         for op, site in sites.items():
-            self.graph.sites.append(site.report(AttentionOp(op), sizes))
+            self.graph.sites.append(site.report(AttentionOp(op)))
         for op in imported.module.walk():
             reason = refusal(op, context, self.hidden)
             if reason is not None:
@@ -153,10 +161,15 @@ class Compilation:
 
 @dataclass(frozen=True)
 class Program:
-    """An outlined attention, and the number under which graphs call it."""
+    """An outlined attention, and the number under which graphs call it; see `Outlined` for `same_lengths`.
+
+    `prepared` is what it became before its kernel was made.
+    """
 
     module: Operation
     number: int
+    same_lengths: bool = True
+    prepared: SiteProgram | None = None
 
     @property
     def attention(self) -> AttentionOp:
@@ -165,28 +178,38 @@ class Program:
 
 @dataclass(frozen=True)
 class Site:
-    """An attention with its kernel, and the number under which graphs call it."""
+    """An attention with its kernel, and the number under which graphs call it.
+
+    `sparsity` tells what is left out at the user's word, `program` is what became of what was `outlined`.
+    """
 
     name: str
     compiled: CompiledSite
     number: int
     backend: str
     ir_hash: str
+    sparsity: Sequence[str]
+    program: SiteProgram
+    outlined: Outlined
 
     def _plan(self, op: AttentionOp) -> Mapping[str, Any]:
         """The kernel's plan, and as its entry `rows` what was decided about what surrounds the attention."""
         return self.compiled.plan if op.rows is None else {**self.compiled.plan, "rows": op.rows.value}
 
-    def report(self, op: AttentionOp, sizes: Mapping[str, int]) -> SiteReport:
+    def report(self, op: AttentionOp) -> SiteReport:
+        # What a mask of the user's adds is part of what is computed; an order of tokens or a choice is not.
+        told = op if self.program.mask is None else self.outlined.restricted(self.program.mask)
         return SiteReport(
             self.name, "fused", location_text(op.operation.location), "", op.operation.name,
-            describe(op, capture_names(op)), self.backend, self._plan(op), self.compiled.kernel_source,
-            self.compiled.variants, self.ir_hash, tiles_in_words(op, self.compiled.plan, sizes),
+            describe(told, capture_names(told)), self.backend, self._plan(op), self.compiled.kernel_source,
+            self.compiled.variants, self.ir_hash, self._tiles(), self.sparsity,
         )  # fmt: skip
 
-
-_kernels: dict[tuple[object, ...], tuple[CompiledSite, dict[bool, int]]] = {}
-"""Compiled sites of this process by canonical text, backend and compiler, and their numbers by the layout of out."""
+    def _tiles(self) -> str:
+        """How many tiles the kernel computes in the call that the site was captured from."""
+        lengths = {"M": self.outlined.queries, "N": self.outlined.keys}
+        sizes = {name: size for name, size in lengths.items() if size is not None}
+        return tiles_in_words(AttentionOp(self.program.outlined_attention), self.compiled.plan, sizes)
 
 
 def example_sizes(graph_module: fx.GraphModule) -> Mapping[str, int]:
@@ -198,12 +221,6 @@ def example_sizes(graph_module: fx.GraphModule) -> Mapping[str, int]:
             if isinstance(size, torch.SymInt) and (number := example_of(size)) is not None:
                 sizes[symbol_text(size)] = number
     return sizes
-
-
-def example_queries(op: Operation, sizes: Mapping[str, int]) -> int | None:
-    """How many queries an attention has in the call it was captured from; None where that is not known."""
-    length = AttentionOp(op).shapes[0].shape[2]
-    return length if isinstance(length, int) else sizes.get(str(length))
 
 
 def _dump_kernel(dump: Dump, scope: str, language: str, steps: Sequence[tuple[str, str]], source: str) -> None:

@@ -24,6 +24,9 @@ contiguous; lse (B, H, M) in f32, empty where it is not wanted. A runner may hav
 `with_positions_first()`: the same with out in memory as (B, M, H, E).
 """
 
+Inputs: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor, Sequence[torch.Tensor]]
+"""What a site is called on: q, k, v and captured tensors."""
+
 SCHEMA = (
     "attention(Tensor q, Tensor k, Tensor v, Tensor[] captures, int site, bool want_lse, bool positions_first=False)"
     " -> (Tensor out, Tensor lse)"
@@ -68,8 +71,11 @@ class Call:
 
 
 @contextmanager
-def watched_calls() -> Generator[list[Call]]:
-    """Collects the calls of all sites that are registered now; they run as ever."""
+def watched_calls(see: Callable[[int, Inputs], None] = lambda site, tensors: None) -> Generator[list[Call]]:
+    """Collects the calls of all sites that are registered now; they run as ever.
+
+    `see` is told the number of each site that is called, and what on.
+    """
     calls, before = list[Call](), list(_runners)
 
     def watched(site: int, runner: Runner) -> Runner:
@@ -77,6 +83,7 @@ def watched_calls() -> Generator[list[Call]]:
             q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
         ) -> tuple[torch.Tensor, torch.Tensor]:
             calls.append(Call(site, q.shape, k.shape, [c.detach().clone() for c in captures]))
+            see(site, (q, k, v, captures))
             return runner(q, k, v, captures, want_lse)
 
         return run

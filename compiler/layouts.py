@@ -90,3 +90,11 @@ class Nothing:
         lse = q.new_full(self.lse.sizes, float("-inf"), dtype=torch.float32)
         out = q.new_zeros(self.out.memory, dtype=self.dtype)
         return out.transpose(1, 2) if self.out.positions_first else out, lse
+
+
+def heaviest_first(work: torch.Tensor, programs: Sizes) -> torch.Tensor:
+    """The numbers (i64) of so many `programs` by their work, the most first; waits for no device.
+
+    `work` has one entry where that of all batches or heads is the same.
+    """
+    return work.expand(programs).reshape(-1).argsort(descending=True, stable=True)

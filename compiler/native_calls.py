@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 
 from ..passes.merge_splits import split_count
-from .layouts import Layout, Plan, Results, Sizes, Tensors
+from .layouts import Layout, Plan, Results, Sizes, Tensors, heaviest_first
 from .native_kernels import Function, LoadedKernel
 
 SMALL = 200_000
@@ -18,6 +18,9 @@ SMALL = 200_000
 
 READ_COST = 8
 """Floating-point operations that take as long as reading and comparing one captured number."""
+
+LOOK_COST = 64
+"""Floating-point operations that take as long as finding out what a tile is."""
 
 MOST_SCRATCH = 4096
 """Floats that may lie behind a block, which is copied for each call."""
@@ -156,27 +159,80 @@ class Tabled:
         return found
 
 
+class Listed:
+    """Calls of a kernel that goes through lists which a small one before it writes, the longest first.
+
+    `sizes` are those of what the small one writes, `programs` how many the main one has; see `TileLists`.
+    """
+
+    __slots__ = ("_block", "_captures", "_inner", "_programs", "_sizes", "_unsorted")
+
+    def __init__(self, block: Block, sizes: Sequence[Sizes], programs: Sizes, inner: Plan, captures: int) -> None:
+        self._block, self._sizes, self._programs, self._inner = block, sizes, programs, inner
+        self._captures = captures
+        self._unsorted: torch.Tensor | None = None
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor]) -> Results:
+        return self._inner(q, k, v, (*captures[: self._captures], *self.lists(q, k, captures)))
+
+    def lists(self, q: torch.Tensor, k: torch.Tensor, captures: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """What the small kernel writes, and the order of the rows."""
+        block = self._block
+        spans, tiles, *work = written = [q.new_empty(sizes, dtype=torch.int32) for sizes in self._sizes]
+        words = block.words[:]
+        for position, tensor in zip(block.positions, (q, k, *captures, *written), strict=True):
+            words[position] = tensor.data_ptr()
+        block.start(words)
+        return spans, tiles, *(self._order(x) for x in work)
+
+    def _order(self, work: torch.Tensor) -> torch.Tensor:
+        """The heaviest first; as they come for one thread, which nothing balances, while neighbours read the same."""
+        if torch.get_num_threads() > 1:
+            return heaviest_first(work, self._programs)
+        if self._unsorted is None:
+            self._unsorted = torch.arange(math.prod(self._programs))
+        return self._unsorted
+
+
 def plan_call(loaded: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout) -> Plan:
     """How to call a kernel on tensors like these, where there is something to compute."""
     if (tables := loaded.kernel.lowered.tables) is None:
-        return _plan_main(loaded, tensors, out, lse)
+        return _plan_listed(loaded, tensors, out, lse)
     q, k, _, *captures = tensors
     sizes = tables.sizes(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     layouts = [*(Layout.of(t) for t in (q, k, *captures)), Layout.contiguous(sizes)]
     programs = sizes[1] * sizes[2] * -(-sizes[3] // loaded.schedule.lanes)
     work = READ_COST * sizes[1] * sizes[2] * max(q.shape[2], k.shape[2]) * sizes[0] // 2
-    inner = _plan_main(loaded, tensors, out, lse, (Layout.contiguous(sizes),))
+    inner = _plan_listed(loaded, tensors, out, lse, (Layout.contiguous(sizes),))
     return Tabled(Block(loaded.functions[-1], layouts, programs, work), sizes, inner)
 
 
-def _plan_main(
+def _plan_listed(
     loaded: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout, tables: tuple[Layout, ...] = ()
 ) -> Plan:
-    """How to call the kernel itself; `tables` lie behind the tensors."""
+    """How to call the kernel that writes lists, if there is one, and the main one."""
+    if (lists := loaded.kernel.lowered.lists) is None:
+        return _plan_main(loaded, tensors, out, lse, tables)
+    q, k, _, *captures = tensors
+    call = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+    written, read = ([lists.own_sizes(name, *call) for name in names] for names in (lists.written, lists.read))
+    layouts = [*(Layout.of(t) for t in (q, k, *captures)), *tables, *map(Layout.contiguous, written)]
+    programs = math.prod(written[0][:3])
+    work = LOOK_COST * programs * -(-k.shape[2] // loaded.schedule.block_n)
+    inner = _plan_main(loaded, tensors, out, lse, tuple(map(Layout.contiguous, read)))
+    # Behind it stands only the kernel that finds extremes, if there is one.
+    block = Block(loaded.functions[-2 if tables else -1], layouts, programs, work)
+    return Listed(block, written, lists.programs(*call[:3]), inner, len(captures))
+
+
+def _plan_main(
+    loaded: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout, found: tuple[Layout, ...] = ()
+) -> Plan:
+    """How to call the kernel itself; what others have `found` lies behind the tensors."""
     q, k = tensors[:2]
     schedule, has_lse = loaded.schedule, loaded.kernel.lowered.has_lse
     captured, results = [Layout.of(t) for t in tensors[3:]], [out, lse] if has_lse else [out]
-    inputs = [*(Layout.of(t) for t in tensors[:3]), *captured, *tables]
+    inputs = [*(Layout.of(t) for t in tensors[:3]), *captured, *found]
     blanks = _blank(q, out.memory, q.dtype), _blank(q, lse.sizes, torch.float32), out.positions_first
     batch, heads, rows = q.shape[0], q.shape[1], q.shape[2]
     if schedule.folded:
@@ -194,9 +250,8 @@ def _plan_main(
     if alone:
         part_out = Layout(part_out.sizes, (out.elements, *out.strides))
     wanted = part_out.elements * (not alone) + part_lse.elements
-    first = Block(
-        loaded.functions[0], [*inputs, part_out, part_lse], programs * count, work, wanted * (wanted <= MOST_SCRATCH)
-    )
+    scratch = wanted * (wanted <= MOST_SCRATCH)
+    first = Block(loaded.functions[0], [*inputs, part_out, part_lse], programs * count, work, scratch)
     if alone and (has_lse or first.scratch):
         # The only part is the result.
         return Whole(first, blanks, has_lse=has_lse, unread=not has_lse)

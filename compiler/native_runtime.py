@@ -77,7 +77,7 @@ class NativeRunner:
             out = out.with_positions_first()
         lse = Layout.contiguous(q.shape[:3] if self._has_lse else (0,))
         plan: Plan
-        if (k.shape[2] == 0 and not self.kernels.has_output) or out.elements == 0:
+        if (k.shape[2] == 0 and not self.kernels.has_output) or 0 in q.shape[:3]:
             plan = Nothing(out, lse)
         else:
             unit_strides = all(t.stride(3) == 1 or t.shape[3] == 1 for t in (q, k, v))

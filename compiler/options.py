@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ BACKENDS = ("auto", "native", "triton", "interpret")
 RESTS = ("eager", "inductor")
 FUSE_ROWS = ("auto", "always", "never")
 AUTOTUNES = ("off",)
+AUTO = "auto"
+"""The sparsity that calibration chooses."""
 BACKEND_OPTIONS = (
     "block_m", "block_n", "num_warps", "num_stages", "descriptors", "persistent", "swap", "specialised", "lists",
     "gluon",
@@ -36,6 +39,10 @@ class Options:
     an estimate says that it pays, "always" wherever it can be, or "never". `backend_options` say how
     kernels for GPUs are built, by the names in `BACKEND_OPTIONS`: `{"persistent": True}`; what cannot be
     followed is refused.
+
+    `sparsity` is a mask of `attir.masks` that every site's own is combined with, or a lossy choice of blocks:
+    `attir.sparsity.select(...)`, or "auto", which `attir.calibrate` chooses for each site within `max_error`,
+    the relative L2 error of its output.
     """
 
     backend: str = "auto"
@@ -59,18 +66,57 @@ class Options:
         _one_of("fuse_rows", self.fuse_rows, FUSE_ROWS)
         if self.autotune not in AUTOTUNES:
             raise error(f"autotune={self.autotune!r} is not available yet; only 'off' is")
-        for name in ("max_error", "sparsity", "quantize"):
-            if getattr(self, name) is not None:
-                raise error(f"{name}={getattr(self, name)!r} is not available yet; compilation is exact")
+        if self.quantize is not None:
+            raise error(f"quantize={self.quantize!r} is not available yet; compilation is exact")
+        self._check_sparsity()
         for name in ("strict", "cache"):
             _boolean(name, getattr(self, name))
         object.__setattr__(self, "backend_options", _backend_options(self.backend_options))
+        if self.selects:
+            self._check_selection()
         if self.dynamic is not None:
             _boolean("dynamic", self.dynamic)
         if str(self.dump) == "":
             raise error("dump must name a directory, but is empty")
         if self.dump is not None:
             check_directory(Path(self.dump))
+
+    def _check_sparsity(self) -> None:
+        auto = isinstance(self.sparsity, str) and self.sparsity == AUTO
+        if self.max_error is not None:
+            _budget(self.max_error, auto=auto)
+        elif auto:
+            raise error(f"sparsity='{AUTO}' needs max_error=, the relative L2 error that a site may have, such as 0.05")
+        if self.sparsity is None or auto:
+            return
+        from .selection import Selection
+
+        if not isinstance(self.sparsity, Selection):
+            from .mask_algebra import Mask
+
+            if not isinstance(self.sparsity, Mask):
+                raise error(
+                    f"sparsity must be a mask of attir.masks, attir.sparsity.select(...) or '{AUTO}', "
+                    f"but is {self.sparsity!r}"
+                )
+
+    def _check_selection(self) -> None:
+        if self.gluon:
+            raise error("kernels in Gluon read no block lists, so blocks cannot be chosen; expected gluon=False")
+        if dict(self.wishes).get("specialised"):
+            raise error("specialised warps visit no listed blocks, so blocks cannot be chosen; expected specialised=0")
+        if self.fuse_rows == "always":
+            raise error(
+                "fuse_rows='always' makes RoPE and norms part of the kernel, but estimates need q and k behind them; "
+                "expected 'auto' or 'never'"
+            )
+
+    @property
+    def selects(self) -> bool:
+        """Whether blocks of keys are chosen by an estimate."""
+        from .selection import Selection
+
+        return isinstance(self.sparsity, str | Selection)
 
     @property
     def wishes(self) -> tuple[tuple[str, int | str], ...]:
@@ -82,6 +128,14 @@ class Options:
     def gluon(self) -> bool:
         """Whether kernels are written in Gluon where they can be."""
         return bool(dict(cast("tuple[tuple[str, Any], ...]", self.backend_options)).get("gluon"))
+
+
+def _budget(value: Any, *, auto: bool) -> None:
+    """Fail where `max_error` is no budget, or nothing is there to spend it."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise error(f"max_error must be a positive relative error, but is {value!r}")
+    if not auto:
+        raise error(f"max_error={value} is a budget for sparsity='{AUTO}', but nothing lossy is asked for")
 
 
 def _number(name: str, value: Any) -> int | str:

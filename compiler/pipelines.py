@@ -11,6 +11,7 @@ from ..passes.dce import DeadCodeElimination
 from ..passes.lower_attention import LowerAttention
 from ..passes.make_persistent import MakePersistent
 from ..passes.manager import Pass
+from ..passes.permute_tokens import PermuteTokens
 from ..passes.plan import PlanAttention
 from ..passes.raise_attention import RaiseAttention
 from ..passes.raise_flex import RaiseFlexAttention
@@ -39,6 +40,16 @@ def raising(fuse: str, target: str, rest: str) -> tuple[Pass, ...]:
     return (*RAISE[:last], *absorb, *RAISE[last:])
 
 
+def preparing(
+    target: str, queries: int | None, keys: int | None, wishes: tuple[tuple[str, int | str], ...] = ()
+) -> tuple[Pass, ...]:
+    """What may change around an outlined attention before it is scheduled for `target`; exact.
+
+    The lengths are those of the first call, where they are known.
+    """
+    return (PermuteTokens(target, queries=queries or 0, keys=keys or 0, wishes=_texts(wishes)),)
+
+
 LOWER: tuple[Pass, ...] = (
     LowerAttention(),
     SwapOperands(),
@@ -56,5 +67,9 @@ def schedule(target: str, rows: int = 0, wishes: tuple[tuple[str, int | str], ..
     `rows` is for how many pairs of query and head of a group it is made; 0 for any number. `wishes`
     are fields of the schedule, with values, that must be followed.
     """
-    plan = PlanAttention(target, rows, tuple(f"{name}={value}" for name, value in wishes))
+    plan = PlanAttention(target, rows, _texts(wishes))
     return (AnalyzeMask(), plan, Canonicalize(), CommonSubexpressionElimination())
+
+
+def _texts(wishes: tuple[tuple[str, int | str], ...]) -> tuple[str, ...]:
+    return tuple(f"{name}={value}" for name, value in wishes)

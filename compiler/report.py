@@ -32,7 +32,8 @@ class SiteReport:
     Where kernels are compiled as the sizes of calls ask for them, `variants` lists them so far, and
     `plan` and `kernel_source` are those of the first. `ir_hash` names what is computed: it is equal
     for equal attention, whether Dynamo, torch.export or a text of IR brought it. `tiles` says how many
-    tiles a kernel computes, or what decides that.
+    tiles a kernel computes, or what decides that. `sparsity` tells what is left out at the user's word; it grows
+    when calibration has chosen.
     """
 
     name: str
@@ -47,6 +48,7 @@ class SiteReport:
     variants: Sequence[Variant] = ()
     ir_hash: str = ""
     tiles: str = ""
+    sparsity: Sequence[str] = ()
 
     def __str__(self) -> str:
         told = [("computes", self.form), ("backend", self.backend)]
@@ -54,6 +56,7 @@ class SiteReport:
             told += [("variant", f"{variant.calls} ({variant.origin})"), *_plan_lines(variant.plan)]
         told += [] if self.variants else _plan_lines(self.plan)
         told += [("rows", str(self.plan.get("rows", "")))]
+        told += [("sparsity" if i == 0 else "", line) for i, line in enumerate(self.sparsity)]
         told += [("visits", _visited(self.plan.get("mask", {}))), ("tiles", self.tiles), ("reason", self.reason)]
         if self.kernel_source:
             told.append(("kernel", f"{len(self.kernel_source.splitlines())} lines (.kernel_source)"))

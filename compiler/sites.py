@@ -108,10 +108,11 @@ def _capture_type(number: int, capture: Value) -> TensorType:
 
 
 def _retyped(op: AttentionOp, arguments: Sequence[Value]) -> Operation:
-    """A copy of `op` on `arguments`, its regions and results in their types, without hints."""
+    """A copy of `op` on `arguments`, its regions and results in their types, without hints but on captures."""
     copy = op.operation.clone(dict(zip(op.operation.operands, arguments, strict=True)))
     copy.set_operands(arguments)
     copy.attributes.clear()
+    AttentionOp(copy).tokens = op.tokens
     captures = arguments[3:]
     for region in copy.regions:
         inside = region.block.arguments[-len(captures) :] if captures and not region.empty else []

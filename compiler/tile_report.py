@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ..ir.attributes import Dim
-from ..ir.dialects.attn import AttentionOp
+from ..ir.core import Operation
+from ..ir.dialects.attn import AttentionOp, SelectOp
 from ..passes.count_tiles import TileCount, count_tiles
 from ..passes.mask_forms import MaskForms
 from ..passes.mask_plan import MaskPlan
 from ..passes.position_forms import atoms_of
 from .custom_op import Call
+from .select_blocks import live_table
+from .site_program import SiteProgram
 from .sites import capture_names
 
 MOST = 1 << 14
@@ -32,7 +36,7 @@ def tiles_in_words(op: AttentionOp, plan: Mapping[str, Any], sizes: Mapping[str,
     sources = dict.fromkeys(a.load.source for a in atoms_of(found.forms.condition) if a.load is not None)
     if sources:
         names = dict(zip(op.mask.block.arguments[4:], capture_names(op), strict=True))
-        told = ", ".join(names[source] for source in sources)
+        told = ", ".join(dict.fromkeys(names[source] for source in sources))
         if found.kind in ("pieces", "tiles"):
             return f"decided per tile on the device from {told}"
         return f"all that the bounds leave: no tile can be told from another by {told}"
@@ -58,6 +62,29 @@ def counted_in_words(op: AttentionOp, plan: Mapping[str, Any], call: Call) -> st
             found.append(count_tiles(forms, call.q[2], call.k[2], *blocks, captures=arrays, b=b, h=h, at_once=MOST))
     total = TileCount(*(sum(getattr(c, name) for c in found) for name in ("live", "full", "total")))
     return f"{_told(total, blocks)} in this call"
+
+
+@dataclass
+class ChosenBlocks:
+    """How many of the live blocks each choice of a call keeps, in the order of the call."""
+
+    seen: dict[Operation, list[tuple[int, int]]] = field(default_factory=dict[Operation, "list[tuple[int, int]]"])
+
+    def see(self, op: Operation, operands: Sequence[torch.Tensor], results: Sequence[torch.Tensor]) -> None:
+        """Count what an operation around a kernel chose, if it chooses blocks."""
+        if (select := SelectOp.match(op)) is None:
+            return
+        live = live_table(select, *operands).expand_as(results[0])
+        self.seen.setdefault(op, []).append((int(results[0].sum()), int(live.sum())))
+
+    def in_words(self, program: SiteProgram | None) -> list[str]:
+        """The first choice of a program that was not told yet: `chosen: 90 of 512 live blocks ... in this call`."""
+        ops = program.function.body.block.ops if program is not None else []
+        found = next((self.seen[op] for op in ops if self.seen.get(op)), None)
+        if found is None:
+            return []
+        chosen, live = found.pop(0)
+        return [f"chosen: {chosen} of {live} live blocks ({100 * chosen / max(1, live):.1f} %) in this call"]
 
 
 def _blocks(op: AttentionOp, plan: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -21,10 +21,11 @@ from ..ir.diagnostics import error, op_error
 from ..ir.dialects.tile import KernelOp
 from ..passes.merge_splits import PARTS, gpu_split_count
 from ..passes.schedule import Schedule
-from ..passes.tile_lists import LISTS
+from ..passes.tile_lists import ORDER as LIST_ORDER
+from ..passes.tile_lists import WORK
 from ..passes.tile_tables import TABLE
 from .kernels import Kernel
-from .layouts import Layout, Results, Sizes, Tensors
+from .layouts import Layout, Results, Sizes, Tensors, heaviest_first
 from .runner_checks import torch_dtype
 from .triton_launch import GpuKernel, Launch, Machine, StandIn
 from .triton_workspace import workspace
@@ -36,9 +37,6 @@ ORDER: tuple[Role, ...] = ("tables", "list", "main", "rest", "merge")
 
 RESULTS = ("out", "lse")
 
-BETWEEN: Mapping[Role, tuple[str, ...]] = {"tables": (TABLE,), "list": LISTS}
-"""What kernels that run first leave to the others, by the names of arguments."""
-
 BOUNDARY = 256
 """Bytes between whose multiples the tensors of a call's own memory begin."""
 
@@ -49,6 +47,17 @@ class Step:
 
     kernel: TritonKernel
     slots: tuple[int, ...]
+    role: Role
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """After step number `step`, the slot `order` must hold the `programs` by the slot `work`, the largest first."""
+
+    step: int
+    work: int
+    order: int
+    programs: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -69,17 +78,20 @@ class Steps:
         """Find the place of every argument; CompileError where nothing provides one."""
         lowered = kernel.lowered
         names = {role: argument_names(op) for role, op in zip(lowered.roles, lowered.kernels, strict=True)}
-        between = tuple(name for role, made in BETWEEN.items() if role in names for name in made)
+        tables = (TABLE,) if "tables" in names else ()
+        lists = lowered.lists
         # Lists take the place of what they are made of.
-        read = LISTS if "list" in names else between
+        written, read = ((), tables) if lists is None else (tuple(lists.written), tuple(lists.read))
         partial = set(PARTS) if "merge" in names else set[str]()
         results = {"out", "lse"} if lowered.has_lse else {"out"}
         inputs = len(names["main"]) - len(read) - len(partial or results)
         own: dict[str, TensorType] = {}
         steps: list[Step] = []
-        for role in (role for role in ORDER if role in names):
+        for role in ORDER:
+            if role not in names:
+                continue
             # Exactly what this kernel makes or gets from others: a captured tensor may have any of these names.
-            exact = {"tables": set(BETWEEN["tables"]), "list": set(between), "merge": results}
+            exact = {"tables": {TABLE}, "list": {*tables, *written}, "merge": results}
             made = exact.get(role, {*read, *(partial or results)})
             number = lowered.roles.index(role)
             module = kernel.modules[number]
@@ -88,7 +100,7 @@ class Steps:
                 if isinstance(place, str) and place not in RESULTS:
                     own.setdefault(place, type_)
             known = {name: inputs + i for i, name in enumerate((*RESULTS, *own))}
-            steps.append(Step(module, tuple(p if isinstance(p, int) else known[p] for p in places)))
+            steps.append(Step(module, tuple(p if isinstance(p, int) else known[p] for p in places), role))
         return Steps(kernel, tuple(steps), own, inputs)
 
     @cached_property
@@ -114,6 +126,15 @@ class Steps:
             heads, queries = heads // group, queries * group
         return gpu_split_count(batch * heads * -(-queries // schedule.block_m), keys, schedule)
 
+    def sorted(self, q: Sizes) -> Sorted | None:
+        """What must be sorted between two kernels for queries of these sizes; None for nothing."""
+        lists = self.kernel.lowered.lists
+        if lists is None or not lists.ordered:
+            return None
+        names = (*self.own,)
+        work, order = (self.inputs + len(RESULTS) + names.index(name) for name in (WORK, LIST_ORDER))
+        return Sorted([step.role for step in self.steps].index("list"), work, order, lists.programs(*q[:3]))
+
     def own_sizes(self, name: str, q: Sizes, k: Sizes, out: Sizes) -> Sizes:
         """The sizes of a tensor between kernels for a call."""
         batch, heads, queries, keys = q[0], q[1], q[2], k[2]
@@ -122,8 +143,8 @@ class Steps:
             return (parts, *out) if name == PARTS[0] else (parts, *out[:3])
         if name == TABLE and (tables := self.kernel.lowered.tables) is not None:
             return tables.sizes(batch, heads, queries, keys)
-        if name in LISTS and (lists := self.kernel.lowered.lists) is not None:
-            return dict(zip(LISTS, lists.sizes(batch, heads, queries, keys), strict=True))[name]
+        if (lists := self.kernel.lowered.lists) is not None:
+            return lists.own_sizes(name, batch, heads, queries, keys)
         raise error(f"a kernel takes '{name}', whose size nothing tells")
 
 
@@ -228,8 +249,11 @@ class InterpretedPlan:
         ]
         own = [q.new_empty(s.shape, dtype=s.dtype) for s in call.tensors[len(inputs) + 2 :]]
         tensors = [*inputs, out, lse, *own]
-        for step, launch in zip(call.steps.steps, self.launches, strict=True):
+        ordered = call.steps.sorted(q.shape)
+        for number, (step, launch) in enumerate(zip(call.steps.steps, self.launches, strict=True)):
             launch(*(tensors[slot] for slot in step.slots))
+            if ordered is not None and number == ordered.step:
+                tensors[ordered.order].copy_(heaviest_first(tensors[ordered.work], ordered.programs))
         return out, lse
 
 
@@ -237,7 +261,8 @@ class GpuPlan:
     """Calls on a GPU: allocates the results, looks up addresses, starts each kernel; waits for nothing."""
 
     __slots__ = (
-        "_device", "_dtype", "_lse", "_machine", "_memory_of_out", "_no_lse", "_offsets", "_size", "_swap", "launches",
+        "_device", "_dtype", "_listed", "_lse", "_machine", "_memory_of_out", "_no_lse", "_offsets", "_size", "_swap",
+        "launches",
     )  # fmt: skip
 
     def __init__(
@@ -249,6 +274,7 @@ class GpuPlan:
         has_lse = call.steps.kernel.lowered.has_lse
         self._lse, self._no_lse = call.lse.sizes, None if has_lse else q.new_empty(0, dtype=torch.float32)
         self._offsets, self._size = call.offsets, call.size
+        self._listed = _Listing.of(call)
         launches: list[Launch] = []
         with machine.using(self._device):
             for step, kernel in zip(call.steps.steps, kernels, strict=True):
@@ -285,5 +311,38 @@ class GpuPlan:
     def _start_with(self, memory: torch.Tensor, addresses: list[int], stream: int) -> None:
         first = memory.data_ptr()
         addresses += [first + offset for offset in self._offsets]
-        for launch in self.launches:
+        if self._listed is None:
+            for launch in self.launches:
+                launch(addresses, stream)
+            return
+        for number, launch in enumerate(self.launches):
             launch(addresses, stream)
+            if number == self._listed.step:
+                self._listed.sort(memory)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """Where in the memory of a call lie the numbers to sort after step `step`, and where their order goes."""
+
+    step: int
+    sizes: Sizes
+    programs: tuple[int, int, int]
+    work: slice
+    order: slice
+
+    @staticmethod
+    def of(call: Call) -> _Listing | None:
+        if (found := call.steps.sorted(call.tensors[0].shape)) is None:
+            return None
+        first = call.steps.inputs + len(RESULTS)
+        places: list[slice] = []
+        for slot in (found.work, found.order):
+            begin, tensor = call.offsets[slot - first], call.tensors[slot]
+            places.append(slice(begin, begin + tensor.layout.elements * tensor.dtype.itemsize))
+        return _Listing(found.step, call.tensors[found.work].shape, found.programs, *places)
+
+    def sort(self, memory: torch.Tensor) -> None:
+        """Sort on the stream that the kernels are started on, PyTorch's current one."""
+        work, order = memory[self.work].view(torch.int32).view(self.sizes), memory[self.order].view(torch.int64)
+        order.copy_(heaviest_first(work, self.programs))

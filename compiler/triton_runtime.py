@@ -192,7 +192,7 @@ class TritonRunner:
             out = out.with_positions_first()
         lse = Layout.contiguous(q.shape[:3] if self._has_lse else (0,))
         plan: Plan
-        if (k.shape[2] == 0 and not self.kernels.has_output) or out.elements == 0:
+        if (k.shape[2] == 0 and not self.kernels.has_output) or 0 in q.shape[:3]:
             plan = Nothing(out, lse, self.kernels.out_dtype)
         else:
             # Nothing of a tensor but its address may differ between the calls of a plan.
@@ -210,7 +210,8 @@ class TritonRunner:
         if self._by_column:
             layouts[2] = layouts[2].transposed
         layouts = [layout.regular for layout in layouts]
-        regular = all(is_regular(x, tensors[0].itemsize, aligned_address=near) for x in layouts)
+        read = layouts if layouts[2].sizes[-1] else layouts[:2]  # values without a width have no bytes
+        regular = all(is_regular(x, tensors[0].itemsize, aligned_address=near) for x in read)
         return self.kernels.for_call(*layouts[:2], regular=regular)
 
     def check(self, tensors: Tensors) -> None:

@@ -59,17 +59,12 @@ def count_tiles(
     if rows * columns == 0:
         return TileCount(0, 0, 0)
     math = CapturedMath(captures or {}, {B: b, H: h}, {M: queries, N: keys})
-    first_rows = np.arange(0, queries, block_m, dtype=np.int64)
+    (first_rows, last_rows), (first_keys, last_keys) = _tiles(queries, block_m), _tiles(keys, block_n)
     heads = {B: (b, b), H: (h, h)}
-    last_rows = np.minimum(first_rows + block_m, queries) - 1
     if rows * columns > at_once:
         evaluator = TileEvaluator(math, {**heads, M: (first_rows, last_rows)})
         return _count_pieces(forms, evaluator, keys, block_n, rows * columns)
-    first_keys = np.arange(0, keys, block_n, dtype=np.int64)
-    last_keys = np.minimum(first_keys + block_n, keys) - 1
-    positions = {**heads, M: (first_rows[:, None], last_rows[:, None]), N: (first_keys, last_keys)}
-    found = TileEvaluator(math, positions).truth(forms.condition)
-    may, must = (np.broadcast_to(np.asarray(x), (rows, columns)) for x in (found.may, found.must))
+    may, must = _classes(forms, math, queries, keys, block_m, block_n)
     live, full = int(may.sum()), int(must.sum())
     if split:
         row, column = np.nonzero(may & ~must)
@@ -77,6 +72,42 @@ def count_tiles(
         empty, more = settle(lambda t: TileEvaluator(math, t.positions(heads)).truth(forms.condition), undecided)
         live, full = live - empty, full + more
     return TileCount(live, full, rows * columns)
+
+
+def tile_classes(
+    mask: Region,
+    queries: int,
+    keys: int,
+    block_m: int,
+    block_n: int,
+    captures: Mapping[Value, Array] | None = None,
+    b: int = 0,
+    h: int = 0,
+) -> tuple[Array, Array]:
+    """Of each tile whether a kernel computes it, and whether without the mask, as `count_tiles` counts them.
+
+    Two bool arrays (tiles of queries, tiles of keys); there must be at least one of each.
+    """
+    math = CapturedMath(captures or {}, {B: b, H: h}, {M: queries, N: keys})
+    return _classes(MaskForms.of(mask), math, queries, keys, block_m, block_n)
+
+
+def _classes(
+    forms: MaskForms, math: CapturedMath, queries: int, keys: int, block_m: int, block_n: int
+) -> tuple[Array, Array]:
+    (first_rows, last_rows), (first_keys, last_keys) = _tiles(queries, block_m), _tiles(keys, block_n)
+    heads = {position: (fixed, fixed) for position, fixed in math.fixed.items()}
+    positions = {**heads, M: (first_rows[:, None], last_rows[:, None]), N: (first_keys, last_keys)}
+    found = TileEvaluator(math, positions).truth(forms.condition)
+    shape = len(first_rows), len(first_keys)
+    may, must = (np.broadcast_to(np.asarray(x, bool), shape) for x in (found.may, found.must))
+    return may, must
+
+
+def _tiles(count: int, block: int) -> tuple[Array, Array]:
+    """The first and the last position of each tile; the last tile ends with the positions."""
+    first = np.arange(0, count, block, dtype=np.int64)
+    return first, np.minimum(first + block, count) - 1
 
 
 def _count_pieces(
@@ -101,8 +132,8 @@ class CapturedMath(NumberMath):
     captures: Mapping[Value, Array]
     fixed: Mapping[int, int]
     sizes: Mapping[int, int]
-    _tables: dict[tuple[Atom, int], list[tuple[Array, Array]]] = field(
-        default_factory=dict[tuple[Atom, int], list[tuple[Array, Array]]]
+    _tables: dict[tuple[Atom, int], tuple[Array, Array]] = field(
+        default_factory=dict[tuple[Atom, int], tuple[Array, Array]]
     )
 
     def load(self, atom: Atom, indices: Sequence[Number]) -> Number | None:
@@ -117,9 +148,8 @@ class CapturedMath(NumberMath):
             return None
         if (atom, position) not in self._tables and not self._build(atom, position):
             return None
-        tables = self._tables[atom, position]
+        least, greatest = self._tables[atom, position]
         level = np.floor(np.log2(np.asarray(last - first + 1))).astype(np.int64)
-        least, greatest = (np.stack(side) for side in zip(*tables, strict=True))
         other = last + 1 - (1 << level)
         low = np.minimum(least[level, first], least[level, other])
         return low, np.maximum(greatest[level, first], greatest[level, other])
@@ -142,5 +172,5 @@ class CapturedMath(NumberMath):
             greatest = np.maximum(greatest, np.append(greatest[width:], greatest[len(every) - width :]))
             tables.append((least, greatest))
             width *= 2
-        self._tables[atom, position] = tables
+        self._tables[atom, position] = (np.stack([low for low, _ in tables]), np.stack([high for _, high in tables]))
         return True

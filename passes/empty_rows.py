@@ -33,7 +33,7 @@ class EmptyRows:
 
     def emit(self, builder: Builder, state: Carried) -> Carried:
         """What the loops left, but for rows without a key; those with one keep their bits."""
-        tiles = self._tiles(builder, self.loop.value_pieces[0])
+        tiles = self._tiles(builder, self.loop.value_pieces[0] if self.loop.value_pieces else 1)
         zero = Tile(builder.constant(0.0, f32))
         properties = {"predicate": CmpFOp.predicate_attr("oeq")}
         row_sum = Tile(state.row_sum, (ROWS,))

@@ -12,7 +12,7 @@ from ..ir.dialects.attn import AttentionOp
 
 @dataclass(frozen=True)
 class HeadPieces:
-    """Widths of the tiles of q and k, which the first product sums over, and of v and out."""
+    """Widths of the tiles of q and k, which the first product sums over, and of v and out: none without a width."""
 
     keys: tuple[int, ...]
     values: tuple[int, ...]
@@ -25,11 +25,13 @@ def head_pieces(attention: AttentionOp, *, padded: bool, few_rows: bool = False)
     columns out among themselves. Fails where a width is unknown.
     """
     _, k, v = attention.shapes
-    key_width, value_width = _width(attention, "k", k), _width(attention, "v", v)
+    key_width, value_width = _width(attention, "k", k), _width(attention, "v", v, least=0)
     if not padded:
-        return HeadPieces((key_width,), (value_width,))
+        return HeadPieces((key_width,), (value_width,) * (value_width > 0))
     least = LEAST_WIDTH_8_BITS if is_float8(k.element) else LEAST_WIDTH
     whole_keys = few_rows or not (attention.query.empty and attention.key.empty)
+    if value_width == 0:
+        return HeadPieces((padded_width(key_width, least),) if whole_keys else width_pieces(key_width, least), ())
     whole_values = few_rows or not (attention.value.empty and attention.output.empty)
     return HeadPieces(
         (padded_width(key_width, least),) if whole_keys else width_pieces(key_width, least),
@@ -37,8 +39,8 @@ def head_pieces(attention: AttentionOp, *, padded: bool, few_rows: bool = False)
     )
 
 
-def _width(attention: AttentionOp, name: str, type_: TensorType) -> int:
+def _width(attention: AttentionOp, name: str, type_: TensorType, least: int = 1) -> int:
     width = type_.shape[3]
-    if not isinstance(width, int) or width < 1:
+    if not isinstance(width, int) or width < least:
         op_error(attention.operation, f"the head dimension must be a positive constant, but {name} is {type_}")
     return width

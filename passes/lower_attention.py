@@ -55,7 +55,7 @@ from .softmax_loop import (
 )
 from .softmax_results import log_sum, one_where_zero, store_out
 from .tile_builder import ROWS, IndexMath, Tile, TileBuilder
-from .tile_lists import LISTS, ListedLoops, TileLists, tile_lists
+from .tile_lists import ListedLoops, TileLists, tile_lists
 from .tile_regions import RegionPositions, TileRegion, hoist
 from .tile_tables import TABLE, TileTables, mask_plan
 from .tile_walk import TileWalk
@@ -75,8 +75,8 @@ class LowerAttention(Pass):
     as their first size, and `tile.kernel @f_merge(part_out, part_lse, out[, lse])`. Where the mask
     compares what is captured for rows and keys: `tile.kernel @f_tables(q, k, captures..., extremes)`,
     which runs first, and `extremes` after the captures of the main kernel. Where the schedule asks for
-    lists: `tile.kernel @f_list(q, k, captures..., [extremes,] spans, tiles)`, which runs next, and
-    `spans, tiles` in place of `extremes` in the main kernel.
+    lists: `tile.kernel @f_list(q, k, captures..., [extremes,] spans, tiles[, work])`, which runs next, and
+    `spans, tiles[, order]` in place of `extremes` in the main kernel; `order` sorts `work` (see `TileLists`).
     """
 
     name: ClassVar[str] = "lower-attention"
@@ -174,7 +174,7 @@ class _Lowering:
     def _before(self) -> list[tuple[TensorType, str]]:
         """What the kernel takes from those before it."""
         if self.lists is not None:
-            return list(zip(self.lists.types, LISTS, strict=True))
+            return [(type_, name) for name, type_ in self.lists.read.items()]
         return [] if self.tables is None else [(self.tables.type, TABLE)]
 
     @property
@@ -230,6 +230,15 @@ class _Lowering:
         """Into how many parts the keys are split: as many as there is memory for."""
         return size_of(builder, self._argument(block, self.site.attention.out), 0, "S") if self.schedule.split else None
 
+    def _given(self, block: Block) -> list[Value]:
+        """What kernels before this one found out."""
+        first = len(self.site.function.body.block.arguments)
+        return list(block.arguments[first : first + len(self._before)])
+
+    def _order(self, block: Block) -> Value | None:
+        """The order of programs, where lists tell it."""
+        return self._given(block)[-1] if self.lists is not None and self.lists.ordered else None
+
     def _argument(self, block: Block, value: Value) -> Value:
         """The kernel argument for an argument or a result of the function."""
         arguments = self.site.function.body.block.arguments
@@ -243,7 +252,7 @@ class _Lowering:
     def _emit_body(self, builder: Builder, block: Block) -> None:
         attention, schedule = self.site.attention, self.schedule
         q, k, v = (self._argument(block, x) for x in (attention.q, attention.k, attention.v))
-        place = self._rows.place(builder, q, k, self._splits(builder, block))
+        place = self._rows.place(builder, q, k, self._splits(builder, block), self._order(block))
         if self.part:
             place = replace(place, slot=builder.index(PART_SLOTS[self.part]))
         tiles = TileBuilder(builder, (schedule.block_m, schedule.block_n))
@@ -265,7 +274,8 @@ class _Lowering:
             schedule, scaling, q_tiles, keys, values, pieces.keys, pieces.values, rows.valid, score,
             self._key_rows(regions["key"], place), self._key_rows(regions["value"], place),
         )  # fmt: skip
-        loop = replace(loop, weight=self._hoist(attention.weight, tiles, place, rows, captures))
+        weight = self._hoist(attention.weight, tiles, place, rows, captures)
+        loop = replace(loop, weight=weight, largest=attention.normaliser.value == "max")
         start = self._start(loop, tiles, place, rows, captures)
         result = self._emit_loops(builder, loop, start, place, tiles, rows.m, mask)
         if attention.empty_score is not None:
@@ -389,10 +399,9 @@ class _Lowering:
         place: Place,
         mask: TileRegion,
     ) -> MaskedLoops | ListedLoops:
-        masking, first = Masking(Tile(place.key_length), region=mask), len(self.site.function.body.block.arguments)
-        before = builder.block.arguments[first : first + len(self._before)]
+        masking, before = Masking(Tile(place.key_length), region=mask), self._given(builder.block)
         if self.lists is not None:
-            spans, listed = before
+            spans, listed, *_ = before
             return ListedLoops(loop, masking, listed, self.lists.ranges(builder, spans, place))
         walk = TileWalk.of(builder, self._rows, place, plan, mask.captures, self.tables, *(before or [None]))
         return MaskedLoops(loop, masking, walk)
@@ -464,7 +473,7 @@ class _Lowering:
         scaling: Scaling,
         change: OutputChange | None,
     ) -> None:
-        tiles = TileBuilder(builder, (self.schedule.block_m, pieces[0]))
+        tiles = TileBuilder(builder, (self.schedule.block_m, pieces[0] if pieces else 1))
         row_sum = one_where_zero(tiles, Tile(result.row_sum, (ROWS,)))
         for value, *_ in self._results():
             target = self._rows.rows_of(builder, self._argument(block, value), place, "", partial=True)

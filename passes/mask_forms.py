@@ -42,6 +42,11 @@ class MaskForms:
         return MaskForms(forms, reader.condition(YieldOp(region.block.terminator).value))
 
 
+def number_reader(positions: Mapping[Value, int]) -> Callable[[Value], Linear]:
+    """What reads integers and indices of a region as sums, given which of its arguments are which positions."""
+    return _Reader(Forms(), positions).number
+
+
 class _Reader:
     def __init__(self, forms: Forms, positions: Mapping[Value, int]) -> None:
         self.forms = forms

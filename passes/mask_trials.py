@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from ..ir.core import Value
 from .count_tiles import count_tiles
 from .key_pieces import PieceFinder
 from .mask_forms import MaskForms
@@ -17,9 +19,16 @@ PLANNED_AT_ONCE = 1 << 14
 """Tiles that planning looks at one by one, for each tile size."""
 
 
-def live_part(forms: MaskForms, queries: int, keys: int, block_m: int, block_n: int) -> float:
-    """The part of the key tiles that a kernel computes, with nothing known of captured tensors; 1 for none."""
-    found = count_tiles(forms, queries, keys, block_m, block_n, at_once=PLANNED_AT_ONCE)
+def live_part(
+    forms: MaskForms,
+    queries: int,
+    keys: int,
+    block_m: int,
+    block_n: int,
+    captures: Mapping[Value, np.ndarray[Any, Any]] | None = None,
+) -> float:
+    """The part of the key tiles that a kernel computes, with nothing known of other captured tensors; 1 for none."""
+    found = count_tiles(forms, queries, keys, block_m, block_n, captures, at_once=PLANNED_AT_ONCE)
     return found.live / found.total if found.live else 1.0
 
 

@@ -155,8 +155,8 @@ class _Merge:
         targets = block.arguments[len(block.arguments) - len(results) :]
         place = b, h, m = self._place(builder, block.arguments[1])
         tiles = [TileBuilder(builder, (self.rows or 1, width)) for width in self.pieces]
-        *accs, row_max, row_sum = self._merged(tiles, block, place)
-        row = tiles[0]
+        *accs, row_max, row_sum = self._merged(builder, tiles, block, place)
+        row = self._row(builder)
         total = one_where_zero(row, Tile(row_sum, self.axes))
         for name, target in zip(results, targets, strict=True):
             head = part_of(builder, target, (b, h), f"{name}_head")
@@ -194,10 +194,12 @@ class _Merge:
         m = builder.binary(RemSIOp, pid, queries, "m")
         return b, h, builder.binary(MulIOp, m, builder.index(self.rows), "start_m") if self.rows else m
 
-    def _merged(self, tiles: Sequence[TileBuilder], block: Block, place: tuple[Value, Value, Value]) -> list[Value]:
+    def _merged(
+        self, builder: Builder, tiles: Sequence[TileBuilder], block: Block, place: tuple[Value, Value, Value]
+    ) -> list[Value]:
         """Σ w_s part_s (rows, E) in pieces, the largest lse and Σ w_s, with w_s = exp(lse_s - that maximum)."""
-        builder, (part_out, part_lse, *_) = tiles[0].builder, block.arguments
-        row = tiles[0].type_along(self.axes, f32)
+        part_out, part_lse, *_ = block.arguments
+        row = self._row(builder).type_along(self.axes, f32)
         names = [*(piece_name("acc", i) for i in range(len(tiles))), "row_max", "row_sum"]
         start = [
             *(builder.constant(0.0, TensorType(x.shape, f32), name) for x, name in zip(tiles, names, strict=False)),
@@ -225,7 +227,7 @@ class _Merge:
         """One part more."""
         b, h, m = place
         s, *accs, row_max, row_sum = arguments
-        row = TileBuilder(builder, (self.rows or 1, self.pieces[0]))
+        row = self._row(builder)
         lse = Tile(self._part_lse(builder, part_lse, (s, b, h), m), self.axes)
         before = Tile(row_max, self.axes)
         new_max = row.binary(MaximumFOp, before, lse, "new_max")
@@ -241,6 +243,10 @@ class _Merge:
         ]
         kept = row.binary(MulFOp, Tile(row_sum, self.axes), alpha)
         return [*found, new_max.value, row.binary(AddFOp, kept, weight, "row_sum").value]
+
+    def _row(self, builder: Builder) -> TileBuilder:
+        """Builds what belongs to rows, of any width."""
+        return TileBuilder(builder, (self.rows or 1, 1))
 
     def _part_lse(self, builder: Builder, part_lse: Value, place: tuple[Value, Value, Value], m: Value) -> Value:
         if not self.rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ..cost_model.cpus import CPUS, Cpu
@@ -15,9 +15,11 @@ from ..ir.diagnostics import error, op_error
 from ..ir.dialects.attn import AttentionOp
 from .analyze_mask import analyze_mask
 from .head_pieces import head_pieces
+from .known_orders import KnownOrder
 from .manager import Pass, PassContext
+from .mask_plan import MaskPlan
 from .mask_structure import MaskStructure
-from .plan_cpu import cpu_schedule
+from .plan_cpu import EDGE_KEYS, MaskWork, cpu_schedule
 from .plan_gpu import GpuPlanner, Wish, as_scheduled
 from .schedule import ELEMENTS, FLOAT8, Schedule
 from .tile_builder import COLUMNS, ROWS
@@ -49,11 +51,13 @@ class PlanAttention(Pass):
         wishes = tuple(map(_wish, self.wishes))
         for operation in module.walk():
             if (attention := AttentionOp.match(operation)) is not None:
-                shape = attention_shape(attention, padded=cpu is None, few_rows=bool(self.rows))
+                # Parts of split keys are merged by their log-sum-exp, which a largest score is not.
+                rows = 0 if attention.normaliser.value == "max" else self.rows
+                shape = attention_shape(attention, padded=cpu is None, few_rows=bool(rows))
                 if cpu is not None:
-                    schedule = _choose_native(attention, shape, cpu, self.rows)
+                    schedule = _choose_native(attention, shape, cpu, rows)
                 else:
-                    schedule = GpuPlanner(attention, shape, device, self.rows, wishes).schedule()
+                    schedule = GpuPlanner(attention, shape, device, rows, wishes).schedule()
                 attention.schedule = schedule.to_attr()
                 ctx.statistics["attentions planned"] += 1
                 ctx.remark(operation, f"planned for {schedule.target}: {schedule.reason}")
@@ -86,7 +90,7 @@ def attention_shape(attention: AttentionOp, *, padded: bool = True, few_rows: bo
         score_work=structure.opaque or not attention.score.empty,
         windowed=structure.has_lower_bound,
         unaligned=any(size * q.element.width % 128 for size in (k.shape[3], v.shape[3]) if isinstance(size, int)),
-        value_piece=pieces.values[-1],
+        value_piece=pieces.values[-1] if pieces.values else 0,
         skips=padded and (plan := mask_plan(attention)) is not None and plan.kind == "tiles",
     )
 
@@ -119,10 +123,30 @@ def _element_bytes(element: Type) -> int:
 
 
 def _choose_native(attention: AttentionOp, shape: AttentionShape, cpu: Cpu, rows: int) -> Schedule:
-    schedule = cpu_schedule(cpu, shape, rows)
+    schedule = cpu_schedule(cpu, shape, rows, _mask_work(attention))
     if isinstance(schedule, str):
         op_error(
             attention.operation,
             f"no tile sizes fit {cpu.name}: head dimensions {shape.key_width} and {shape.value_width} need {schedule}",
         )
     return schedule
+
+
+def _mask_work(attention: AttentionOp) -> MaskWork | None:
+    """What a plan for a CPU must know of a mask; None for one that keeps all, or of which nothing is known."""
+    if attention.mask.empty:
+        return None
+    # Numbers come as arrays, and small commands do not load numpy.
+    from .live_keys import LiveKeys, keys_of_blocks
+
+    plan = MaskPlan.of(attention.mask)
+    if plan.kind == "opaque":
+        return None
+    queries, keys = (n if isinstance(n := type_.shape[2], int) else None for type_ in attention.shapes[:2])
+    known = KnownOrder.of(attention)
+    if known is not None:
+        queries, keys = known.queries, known.keys
+    live = LiveKeys.of(plan, queries, keys, EDGE_KEYS)
+    if known is not None:
+        live = replace(live, captures=known.captures(attention, live.queries, live.keys))
+    return MaskWork(live, len(attention.mask.block.ops) - 1, keys_of_blocks(plan))

@@ -12,12 +12,16 @@ the keys and values stream past them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..cost_model.cpus import Cpu
 from ..cost_model.resources import AttentionShape
 from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from .live_keys import LiveKeys, RowsTried
 
 EDGE_KEYS = 16
 """Keys of a tile that is cut: few, so that little is computed in vain."""
@@ -48,8 +52,23 @@ EXPONENTIAL_CYCLES, MOVE_CYCLES = 8.0, 1.5
 """Cycles of a core for one vector: of softmax, as its polynomial and sums take, and of a load with a
 conversion or a product and a store."""
 
+MOST_POINTERS = 8
+"""Keys of which a register block holds a pointer each."""
+
 CLOSE = 0.02
 """Estimates that differ by less, relatively, say nothing about which is faster."""
+
+WORTH = 0.02
+"""By how much, relatively, tiles must be faster under a mask to be taken in place of those without one."""
+
+BOUND_CYCLES, OP_CYCLES = 4.0, 2.0
+"""Cycles of a core for one vector of scores and its mask: comparing with bounds, and for each op of a region."""
+
+LOOK_CYCLES = 60.0
+"""Cycles to find out from a mask's first and last positions what a tile is."""
+
+PROGRAM_CYCLES = 8.0
+"""Cycles a program takes beside its tiles, for each vector of rows and column of q and of the output."""
 
 
 @dataclass(frozen=True)
@@ -89,24 +108,50 @@ class BlockingCycles:
         return self.dots + self.softmax + self.rescaling + self.streams + self.waste
 
 
-def cpu_schedule(cpu: Cpu, shape: AttentionShape, rows: int = 0) -> Schedule | str:
+@dataclass(frozen=True)
+class MaskWork:
+    """What is known of a mask: the keys it leaves to visit, and the ops of its region."""
+
+    live: LiveKeys
+    region_ops: int
+    block_keys: int = 0
+    """Keys in the blocks that a captured table tells of; 0 for no table."""
+
+    def suits(self, keys: int) -> bool:
+        """Whether tiles of so many keys lie inside the blocks of a table."""
+        return self.block_keys % EDGE_KEYS != 0 or self.block_keys % keys == 0
+
+    @property
+    def cycles(self) -> float:
+        """For one vector of scores; a region's are computed once more, to see whether any is kept."""
+        return 2 * OP_CYCLES * self.region_ops if self.live.plan.kind != "bounds" else BOUND_CYCLES
+
+
+def cpu_schedule(cpu: Cpu, shape: AttentionShape, rows: int = 0, mask: MaskWork | None = None) -> Schedule | str:
     """The schedule for `rows` pairs of a query and a head of its group, 0 for any number; else why there is none.
 
     `shape` has the exact head dimensions. With few rows the keys are split over programs.
     """
     height = folded_rows(cpu, rows)
     if height in DECODE_ROWS and height < cpu.lanes:
-        return _narrow(cpu, shape, height)
+        return _narrow(cpu, shape, height, mask)
     vectors = height // cpu.lanes
     considered = list(candidates(cpu, vectors))
     fitting = [blocking for blocking in considered if scratch_bytes(blocking, cpu, shape) <= SCRATCH_BYTES]
     if not fitting:
         least = min(scratch_bytes(blocking, cpu, shape) for blocking in considered)
         return f"{least} bytes of scratch memory for the smallest tiles, of {SCRATCH_BYTES}"
+    if mask is not None:
+        fitting = [blocking for blocking in fitting if mask.suits(blocking.block_n)]
     best = _best(fitting, cpu, shape)
+    listed = 0
+    if mask is not None and not rows:
+        best = _best_masked(fitting, best, cpu, shape, mask)
+        # Once for all heads that share them; and no program of a long row comes last.
+        listed = int(mask.live.plan.kind == "tiles")
     reason = f"{explain(best, cpu, shape)}; best of {len(fitting)} that fit, of {len(considered)}"
     folded = int(rows > 0)
-    return _schedule(cpu, best.block_m(cpu), best.block_n, best.columns, reason, folded)
+    return replace(_schedule(cpu, best.block_m(cpu), best.block_n, best.columns, reason, folded), lists=listed)
 
 
 def folded_rows(cpu: Cpu, rows: int) -> int:
@@ -147,7 +192,9 @@ def blocking_cycles(blocking: Blocking, cpu: Cpu, shape: AttentionShape) -> Bloc
     vectors, columns, block_n = blocking.vectors, blocking.columns, blocking.block_n
     width, rows = shape.key_width + shape.value_width, blocking.block_m(cpu)
     block = vectors * columns
-    step = max(block / cpu.fma_units, cpu.fma_latency, (vectors + columns) / cpu.load_ports)
+    # Each key is a pointer of its own, and so many fit the general registers; others are loaded again and again.
+    loads = vectors + columns + max(0, columns - MOST_POINTERS)
+    step = max(block / cpu.fma_units, cpu.fma_latency, loads / cpu.load_ports)
     from_l2 = vectors * cpu.lanes * 4 / cpu.l2_bandwidth * (1 - HIDDEN)
     room = SHARE_OF_L1 * cpu.l1_bytes
     q_step = step + from_l2 * (4 * rows * shape.key_width > room)
@@ -176,18 +223,43 @@ def explain(blocking: Blocking, cpu: Cpu, shape: AttentionShape) -> str:
 
 
 def _best(fitting: list[Blocking], cpu: Cpu, shape: AttentionShape) -> Blocking:
-    """The fastest by the estimate; among those as good as equal, by how rarely they read keys, then operands."""
-    cycles = {blocking: blocking_cycles(blocking, cpu, shape).total for blocking in fitting}
+    """The fastest by the estimate without a mask."""
+    return _among_equals({blocking: blocking_cycles(blocking, cpu, shape).total for blocking in fitting})
+
+
+def _among_equals(cycles: Mapping[Blocking, float]) -> Blocking:
+    """The fastest; among those as good as equal, by how rarely they read keys, then operands."""
     limit = min(cycles.values()) * (1 + CLOSE)
-    close = [blocking for blocking in fitting if cycles[blocking] <= limit]
+    close = [blocking for blocking in cycles if cycles[blocking] <= limit]
     return max(close, key=lambda blocking: (blocking.vectors, blocking.reuse, -cycles[blocking]))
 
 
-def _narrow(cpu: Cpu, shape: AttentionShape, rows: int) -> Schedule | str:
+def masked_cycles(blocking: Blocking, cpu: Cpu, shape: AttentionShape, mask: MaskWork, tried: RowsTried) -> float:
+    """The estimate under a mask for one row: full and cut tiles, looking at tiles, what the program does beside."""
+    cycles, visits = blocking_cycles(blocking, cpu, shape), tried.visits(blocking.block_n)
+    each = cycles.dots + cycles.softmax + cycles.streams
+    cut = each + MOVE_CYCLES * shape.value_width / EDGE_KEYS + mask.cycles
+    keys = visits.full * (each + cycles.rescaling) + visits.cut * cut
+    beside = PROGRAM_CYCLES * (shape.key_width + shape.value_width)
+    return (keys + beside) / cpu.lanes + visits.looked * LOOK_CYCLES / blocking.block_m(cpu)
+
+
+def _best_masked(fitting: list[Blocking], usual: Blocking, cpu: Cpu, shape: AttentionShape, mask: MaskWork) -> Blocking:
+    """The fastest under a mask, if it is worth leaving the `usual` one for it."""
+    tried = {height: mask.live.at_height(height) for height in {blocking.block_m(cpu) for blocking in fitting}}
+
+    cycles = {b: masked_cycles(b, cpu, shape, mask, tried[b.block_m(cpu)]) for b in fitting}
+    best = _among_equals(cycles)
+    return best if cycles[best] < (1 - WORTH) * cycles[usual] else usual
+
+
+def _narrow(cpu: Cpu, shape: AttentionShape, rows: int, mask: MaskWork | None) -> Schedule | str:
     """Fewer rows than lanes: bound by reading keys and values once, which lie along the lanes."""
     width = shape.key_width + shape.value_width
     keys = cpu.l2_bytes // 2 // (4 * width) // EDGE_KEYS * EDGE_KEYS
     block_n = max(EDGE_KEYS, min(DECODE_KEYS, keys))
+    if mask is not None:
+        block_n = next(n for n in range(block_n, 0, -EDGE_KEYS) if mask.suits(n))
     scratch = 4 * (rows * (width + block_n) + (block_n * width if shape.element_bytes < 4 else 0))
     if scratch > SCRATCH_BYTES:
         return f"{scratch} bytes of scratch memory for the smallest tiles, of {SCRATCH_BYTES}"

@@ -22,7 +22,9 @@ from ..cost_model.roofline import cycles_per_key, cycles_per_score, tile_cycles,
 from ..ir.diagnostics import error, op_error
 from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.tile import DESCRIPTORS
+from .known_orders import KnownOrder
 from .mask_plan import MaskPlan
+from .position_forms import M, N
 from .schedule import AS_MANY_AS_FIT, Schedule, warps_of
 from .specialise import cannot_specialise
 
@@ -47,6 +49,9 @@ PRETENDED_PROGRAMS = 3
 """How many programs a persistent kernel has in the interpreter."""
 
 Wish = tuple[str, int | str]
+
+LEAST_BLOCK = 64
+"""Rows or keys of a table's blocks from which on tiles lie inside them; shorter tiles would leave tensor cores idle."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ class GpuPlanner:
             if "f8" not in device.elements:
                 op_error(self.attention.operation, f"{device.name} has no tensor cores for 8-bit floats of IEEE's kind")
             considered = [config for config in considered if config.block_n >= LEAST_WIDTH_8_BITS]
-        considered = _as_wished(considered, wanted)
+        considered = _as_wished(self._inside_blocks(considered), wanted)
         fitting = [config for config in considered if refusal(config, shape, device) is None]
         if not fitting:
             smallest = considered[0]
@@ -175,6 +180,21 @@ class GpuPlanner:
         else:
             best = _best(fitting, shape, device, live_tiles(self.attention))
         return best, f"{explain(best, shape, device)}; best of {len(fitting)} that fit, of {len(considered)}"
+
+    def _inside_blocks(self, considered: list[TileConfig]) -> list[TileConfig]:
+        """Tiles that lie inside the blocks of a captured table, so that none is cut, unless the blocks are small."""
+        if self.attention.mask.empty:
+            return considered
+        from .live_keys import keys_of_blocks
+
+        plan = MaskPlan.of(self.attention.mask)
+        rows, keys = (keys_of_blocks(plan, position) for position in (M, N))
+
+        def inside(config: TileConfig) -> bool:
+            high = self.rows or rows < LEAST_BLOCK or rows % config.block_m == 0
+            return bool(high) and (keys < LEAST_BLOCK or keys % config.block_n == 0)
+
+        return [config for config in considered if inside(config)] or considered
 
     def _programs(self, wanted: Mapping[str, Any], shape: AttentionShape, config: TileConfig) -> int:
         """How many programs a persistent kernel has: as many as are resident at once, or as wished."""
@@ -223,15 +243,19 @@ def live_tiles(attention: AttentionOp) -> Callable[[TileConfig], float]:
     from .mask_trials import live_part
 
     queries, keys = (type_.shape[2] for type_ in attention.shapes[:2])
+    known = KnownOrder.of(attention)
+    if known is not None:
+        queries, keys = known.queries, known.keys
     plan = MaskPlan.of(attention.mask)
     if plan.kind not in ("pieces", "tiles") or not (isinstance(queries, int) and isinstance(keys, int)):
         return lambda config: 1.0
+    captures = None if known is None else known.captures(attention, queries, keys)
     parts: dict[tuple[int, int], float] = {}
 
     def part(config: TileConfig) -> float:
         block = config.block_m, config.block_n
         if block not in parts:
-            parts[block] = live_part(plan.forms, queries, keys, *block)
+            parts[block] = live_part(plan.forms, queries, keys, *block, captures)
         return parts[block]
 
     return part

@@ -14,9 +14,12 @@ from .dce import DeadCodeElimination
 from .lower_attention import LowerAttention
 from .make_persistent import MakePersistent
 from .manager import Pass
+from .permute_tokens import PermuteTokens
 from .plan import PlanAttention
 from .raise_attention import RaiseAttention
 from .raise_flex import RaiseFlexAttention
+from .side_outputs import SideOutput
+from .sparsify import Sparsify
 from .swap_operands import SwapOperands
 
 PASSES: Mapping[str, type[Pass]] = {
@@ -30,10 +33,13 @@ PASSES: Mapping[str, type[Pass]] = {
         RaiseFlexAttention,
         AbsorbRows,
         ChooseLayout,
+        Sparsify,
+        PermuteTokens,
         AnalyzeMask,
         PlanAttention,
         LowerAttention,
         SwapOperands,
         MakePersistent,
+        SideOutput,
     )
 }

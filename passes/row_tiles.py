@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.attributes import FloatType, IntegerAttr, TensorType, index
+from ..ir.attributes import FloatType, IntegerAttr, TensorType, i64, index
 from ..ir.builder import Builder
 from ..ir.core import Value
-from ..ir.dialects.arith import AddIOp, DivSIOp, MaxSIOp, MinSIOp, MulIOp, RemSIOp, SubIOp
-from ..ir.dialects.tile import GroupRowsOp, ProgramIdOp
+from ..ir.dialects.arith import AddIOp, DivSIOp, IndexCastOp, MaxSIOp, MinSIOp, MulIOp, RemSIOp, SubIOp
+from ..ir.dialects.tile import GatherOp, GroupRowsOp, ProgramIdOp
 from .kernel_frame import part_of, size_of
 from .mask_structure import MaskStructure
 from .schedule import Schedule
@@ -71,8 +71,8 @@ class RowTiles:
         programs = builder.binary(MulIOp, tiles, heads, "programs")
         return programs if splits is None else builder.binary(MulIOp, programs, splits, "programs")
 
-    def place(self, builder: Builder, q: Value, k: Value, splits: Value | None) -> Place:
-        """Splits of the keys fastest, then row tiles, heads, and batches."""
+    def place(self, builder: Builder, q: Value, k: Value, splits: Value | None, order: Value | None = None) -> Place:
+        """Splits of the keys fastest, then row tiles, heads, and batches; programs in the `order` of their numbers."""
         query_length, key_length = size_of(builder, q, 2, "M"), size_of(builder, k, 2, "N")
         heads = self._heads(builder, q, k)
         pid, split = builder.create(ProgramIdOp, [], [index], {"axis": IntegerAttr(0)}, name="pid").out, None
@@ -81,14 +81,20 @@ class RowTiles:
             pid = builder.binary(DivSIOp, pid, splits, "pid")
         rows = self._rows(builder, query_length)
         row_tiles = self._count(builder, rows)
-        if self._longest_first and not self.schedule.lanes:
-            total = builder.binary(MulIOp, size_of(builder, q, 0, "B"), heads)
-            head, tile = self._head_and_tile(builder, pid, total, (row_tiles, key_length), k)
-        else:
-            head, tile = builder.binary(DivSIOp, pid, row_tiles, "bh"), builder.binary(RemSIOp, pid, row_tiles, "tile")
-        if self._longest_first:
+        if order is not None:
+            pid = builder.create(GatherOp, [order, pid], [i64], name="number").out
+            pid = builder.create(IndexCastOp, [pid], [index], name="number").out
+            head, tile = self._in_turn(builder, pid, row_tiles)
+        elif self._longest_first:
+            if self.schedule.lanes:
+                head, tile = self._in_turn(builder, pid, row_tiles)
+            else:
+                total = builder.binary(MulIOp, size_of(builder, q, 0, "B"), heads)
+                head, tile = self._head_and_tile(builder, pid, total, (row_tiles, key_length), k)
             # Later queries see more keys: the longest programs go first, the short ones fill the gaps.
             tile = builder.binary(SubIOp, IndexMath(builder).add(row_tiles, -1), tile, "tile")
+        else:
+            head, tile = self._in_turn(builder, pid, row_tiles)
         b, h = builder.binary(DivSIOp, head, heads, "b"), builder.binary(RemSIOp, head, heads, "h")
         key_head = h
         if self.folds:
@@ -98,6 +104,10 @@ class RowTiles:
         start_m = builder.binary(MulIOp, tile, builder.index(self.schedule.block_m), "start_m")
         own = None if self.folds else h
         return Place(b, own, key_head, start_m, rows, query_length, key_length, split, splits, split)
+
+    def _in_turn(self, builder: Builder, pid: Value, row_tiles: Value) -> tuple[Value, Value]:
+        """The head, counted over batches, and the tile."""
+        return builder.binary(DivSIOp, pid, row_tiles, "bh"), builder.binary(RemSIOp, pid, row_tiles, "tile")
 
     @property
     def _longest_first(self) -> bool:

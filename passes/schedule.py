@@ -18,10 +18,10 @@ ELEMENTS, FLOAT8 = ("f16", "bf16", "f32"), ("f8E4M3FN", "f8E5M2")
 CPU_FIELDS = ("lanes", "columns", "edge_n")
 """What only schedules for CPUs have; the text of the others leaves it out."""
 
-GPU_FIELDS = ("descriptors", "swap", "persistent", "specialised", "lists", "by_column")
-"""What only schedules for GPUs have; a text leaves out what is not used."""
+GPU_FIELDS = ("descriptors", "swap", "persistent", "specialised", "by_column")
+"""What only schedules for GPUs have; a text leaves out what is not used, as it does `lists`."""
 
-NUMBERS = (*CPU_FIELDS, "folded", "split", *GPU_FIELDS[1:])
+NUMBERS = (*CPU_FIELDS, "folded", "split", "lists", *GPU_FIELDS[1:])
 
 FLAGS = ("folded", "split", "swap", "specialised", "lists", "by_column")
 """What is either on, 1, or off, 0."""
@@ -39,11 +39,13 @@ class Schedule:
     cuts hold `edge_n` keys (0: block_n), `folded` rows of a tile are pairs of a query and a head of
     its group, and `split` keys are spread over programs whose partial results are merged.
 
+    With `lists` a kernel before the main one writes down which tiles of keys to visit.
+
     On GPUs keys and values are read through pointers or through tensor descriptors that the "host"
     or the "device" makes. With `swap` the keys are the rows of the products, for tiles of few
     queries. `persistent` programs take one tile after the other; 0 starts a program for each tile.
     A `specialised` kernel has warps that only load, and visits whole tiles alone: another one visits
-    the rest. With `lists` a kernel before the main one writes down which tiles of keys to visit. Values
+    the rest. Values
     `by_column` lie in memory with neighbours along the keys beside each other.
     """
 
@@ -77,7 +79,7 @@ class Schedule:
         return self.edge_n or self.block_n
 
     def to_attr(self) -> DictAttr:
-        optional = (*GPU_FIELDS, *(() if self.lanes else (*CPU_FIELDS, "folded", "split")))
+        optional = (*GPU_FIELDS, "lists", *(() if self.lanes else (*CPU_FIELDS, "folded", "split")))
         names = [field.name for field in fields(self) if getattr(self, field.name) or field.name not in optional]
         values: list[tuple[str, int | str]] = [(name, getattr(self, name)) for name in names]
         return DictAttr.of({k: IntegerAttr(v) if isinstance(v, int) else StringAttr(v) for k, v in values})

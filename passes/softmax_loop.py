@@ -156,7 +156,8 @@ class SoftmaxLoop:
     `q_tiles` are (block_m, D) in pieces of columns; `keys` (N, D) and `values` (N, E) are one head's
     slices, cut into tiles of `key_pieces` and `value_pieces` columns, which together may be wider
     than D and E. `row_valid` says which rows of the tile exist. `key_rows` and `value_rows` change
-    the tiles of keys and values before they are multiplied.
+    the tiles of keys and values before they are multiplied. Where the `largest` score is all that is asked
+    for, the row sum stays as it is.
     """
 
     schedule: Schedule
@@ -171,6 +172,7 @@ class SoftmaxLoop:
     key_rows: KeyRows | None = None
     value_rows: KeyRows | None = None
     weight: TileRegion | None = None
+    largest: bool = False
 
     def emit(self, builder: Builder, lower: Value, upper: Value, start: Carried, masking: Masking | None) -> Carried:
         """One loop over the key tiles that start in [lower, upper)."""
@@ -215,6 +217,8 @@ class SoftmaxLoop:
         if not self.scaling.late:
             tile_max = tiles.binary(MulFOp, tile_max, exponent, "tile_max")
         new_max = tiles.binary(MaximumFOp, Tile(before.row_max, row), tile_max, "new_max")
+        if self.largest:
+            return Carried((), new_max.value, before.row_sum)
         may_be_empty = masking is not None or self.score is not None
         base = finite_or_zero(tiles, new_max) if may_be_empty else new_max
         alpha = exp2(tiles, self._below(tiles, Tile(before.row_max, row), base, exponent, scaled=True), "alpha")
@@ -300,6 +304,8 @@ class SoftmaxLoop:
         v_tiles: Sequence[Value] | None = None,
     ) -> tuple[Value, ...]:
         """alpha * acc + p v, for each piece of columns; values that are not loaded yet are loaded here."""
+        if not self.value_pieces:
+            return ()
         builder, found = tiles.builder, list[Value]()
         kept = [
             TileBuilder(builder, (self.schedule.block_m, width)).binary(
@@ -331,7 +337,9 @@ class SoftmaxLoop:
         masking: Masking | None,
         rows: KeyRows | None,
     ) -> list[Value]:
-        """The rows of `source` from `start_n` on, in `pieces` that zeros pad; in f32 on CPUs."""
+        """The rows of `source` from `start_n` on, in `pieces` that zeros pad; in f32 on CPUs. Nothing has no width."""
+        if not pieces:
+            return []
         memory, name = source
         type_, loaded, wide = memory.type, list[Value](), bool(self.schedule.lanes)
         assert isinstance(type_, TensorType) and isinstance(type_.shape[1], int)

@@ -18,6 +18,8 @@ def cannot_specialise(attention: AttentionOp) -> str:
     """Why the loop over whole tiles does not fit, in words; empty where it does."""
     hint = attention.structure
     structure = MaskStructure.from_attr(hint) if hint is not None else analyze_mask(attention.mask)
+    if attention.shapes[2].shape[3] == 0:
+        return "its values have no width, and there would be no copies of them"
     if structure.opaque:
         return "its mask is no pair of bounds, so that no tile is known to be whole"
     for name in ("query", "key", "value"):

@@ -15,6 +15,7 @@ from ..ir.core import Block, Operation, Region, Value
 from ..ir.define import Op
 from ..ir.dialects.arith import (
     AddIOp,
+    CmpIOp,
     DivSIOp,
     ExtUIOp,
     IndexCastOp,
@@ -173,15 +174,18 @@ class _TableWriter:
         first = builder.binary(MulIOp, run, builder.index(entries), "first_tile")
         numbers = self.tiles.positions(first, ROWS, "tiles")
         for slot, level in enumerate(self.tables.levels):
-            for i, extreme in enumerate(self._extremes(level, numbers, b, h)):
+            for i, extreme in enumerate(self._extremes(level, (first, numbers), b, h)):
                 target = part_of(builder, table, [builder.index(2 * slot + i), b, h], ("least", "largest")[i])
                 operands = [self.tiles.spread(extreme, (ROWS,)), target, first]
                 builder.create(StoreOp, operands, [], {"boundary": DenseArrayAttr((0,))})
         builder.create(KernelReturnOp)
 
-    def _extremes(self, level: Level, numbers: Tile, b: Value, h: Value) -> tuple[Tile, Tile]:
-        """The least and largest number of each tile; those of a tile that does not exist mean nothing."""
-        tiles, group = self.tiles, self.tables.group
+    def _extremes(self, level: Level, entries: tuple[Value, Tile], b: Value, h: Value) -> tuple[Tile, Tile]:
+        """The least and largest number of each tile; those of a tile that does not exist mean nothing.
+
+        `entries` are the number of the first tile, and of all. There may be fewer of this level than of others.
+        """
+        tiles, group, (first, numbers) = self.tiles, self.tables.group, entries
         starts = tiles.binary(MulIOp, numbers, tiles.index(level.size))
         steps = level.size
         if level.position == M and group > 1:
@@ -200,7 +204,11 @@ class _TableWriter:
         kinds: Sequence[tuple[type[Op], Value]] = ((MinSIOp, low), (MaxSIOp, high))
         after = [self._better(inner, kind, found, Tile(held, (ROWS,)), valid) for kind, held in kinds]
         inner.builder.create(YieldOp, [x.value for x in after])
-        bounds = [outer.index(0), outer.index(steps), outer.index(1)]
+        rows = outer.binary(MulIOp, length, outer.index(group)) if level.position == M and group > 1 else length
+        reached = outer.binary(MulIOp, first, outer.index(level.size), "reached")
+        exists = outer.create(CmpIOp, [reached, rows], [i1], {"predicate": CmpIOp.predicate_attr("slt")}).out
+        end = outer.create(SelectOp, [exists, outer.index(steps), outer.index(0)], [index], name="steps").out
+        bounds = [outer.index(0), end, outer.index(1)]
         loop = outer.create(ForOp, [*bounds, *initial], [row, row], regions=[Region([block])])
         for result, value in zip(loop.results, initial, strict=True):
             result.name_hint = value.name_hint

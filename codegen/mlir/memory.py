@@ -273,6 +273,9 @@ def load_rows(state: State, tile: Loaded) -> Rows:
 def store_rows(state: State, rows: Rows, tile: Loaded) -> None:
     """Write one number for each row; the lanes pass through scratch memory to be taken one by one."""
     w, lanes = state.w, state.lanes
+    if tile.shape == (1,) and isinstance(rows.spread, Ssa) and not rows.spread.lanes:
+        write(w, rows.spread, row_address(w, tile, w.index(0)), tile.view.element)
+        return
     parts = rows.spread if isinstance(rows.spread, list) else [rows.spread] * state.groups
     if parts[0].element == "i1":
         parts = [w.cast("arith.extui", x, "i8") for x in parts]

@@ -18,20 +18,22 @@ from ..attributes import (
     f16,
     f32,
     i1,
+    i64,
     index,
     is_float,
     is_float8,
 )
-from ..core import Block, Region, Value
+from ..core import Block, Operation, Region, Value
 from ..define import Body, Constraint, Hint, Op, Operand, OptionalProp, Prop, Result, Variadic
 from ..diagnostics import op_error
 from ..dialect import Dialect
+from .attn_tokens import TOKEN_OPS
 
 FLOAT_TENSOR_4D = Constraint(
     "a tensor of float of rank 4 (batch, head, position, dimension)",
     lambda t: isinstance(t, TensorType) and is_float(t) and t.rank == 4,
 )
-NORMALISERS = ("softmax",)
+NORMALISERS = ("softmax", "max")
 POSITIONS: tuple[str, ...] = ("b", "h", "m", "n")
 
 
@@ -130,7 +132,10 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
     type of their operand, as a tensor of it would be. The lse counts the sink; without one a row
     that keeps no key gives out 0 (before `output`) and lse -inf. With `empty_score` every key of such
     a row has that score instead, as where a model masks with a finite number: the row averages all values.
-    `structure` is what mask analysis proved, `schedule` what the planner chose; where the result
+    Values may have no width: then the lse is all there is to compute. For those the normaliser may be `max`:
+    the lse is then the largest score kept.
+    `structure` is what mask analysis proved, `schedule` what the planner chose, `tokens` which captures are
+    coordinates of tokens in the order of some boxes (see `passes/known_orders.py`); where the result
     is `positions_first`, it lies in memory as (B, M, H, E). `rows` says in words which regions of rows
     were absorbed, and why.
     """
@@ -142,6 +147,7 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
     normaliser = Prop(StringAttr, default=StringAttr("softmax"))
     empty_score = OptionalProp(FloatAttr)
     structure = Hint(DictAttr)
+    tokens = Hint(DictAttr)
     schedule = Hint(DictAttr)
     positions_first = Hint(UnitAttr)
     rows = Hint(StringAttr)
@@ -201,6 +207,13 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
             op_error(
                 self.operation, f"normaliser must be one of {', '.join(NORMALISERS)}, but is {self.normaliser.value}"
             )
+        if self.normaliser.value == "max" and (self.shapes[2].shape[3] != 0 or not self.sink.empty):
+            op_error(
+                self.operation,
+                f"normaliser max is for values without a width and for no sink, but v is {self.shapes[2]}",
+            )
+        if self.normaliser.value == "max" and self.empty_score is not None:
+            op_error(self.operation, f"normaliser max is for no empty_score, but there is {self.empty_score}")
 
     def _verify_shapes(self) -> None:
         q, k, v = self.shapes
@@ -260,7 +273,98 @@ def region_block(region: str, captures: Sequence[Value], source: Type | None = N
     )
 
 
-HOLDERS = (AttentionOp.op_name, RowSumOp.op_name)
+class SelectOp(Op, name="attn.select", pure=True, isolated=True):
+    """Which blocks of keys each block of queries attends to, by an estimate of what they weigh.
+
+        %blocks = "attn.select"(%q, %k, %captures...) <{estimator = "quest", parameters = {keep = 1.0e-01 : f64, ...},
+            scale = 1.25e-01 : f32, block_m = 64, block_n = 64, group = 4}> ({mask}) : (...) -> tensor<BxKxMBxNBxi1>
+
+    q is (B, H, M, D), k (B, K, N, D) with H = K * group, blocks (B, K, ceil(M / block_m), ceil(N / block_n)):
+    the heads of a group share one choice. Two steps:
+
+    - estimate: `estimator` makes a small summary of the keys and gives each pair of blocks an importance,
+      a stand-in for the largest scale * q·k of the pair over the group;
+    - choose: a `rule` of `parameters` keeps some of the live blocks, those of which `mask` keeps any position for
+      any head of the group; the first `sinks` live ones and those within `local` of the diagonal are always
+      kept. Blocks that are not live never are.
+
+    `mask` is that of the attention the choice is for; the last `given` captures are tensors of the
+    estimator's own, which the region does not read. What estimators and rules mean in numbers is defined by the
+    interpreter.
+    """
+
+    q, k = Operand(FLOAT_TENSOR_4D), Operand(FLOAT_TENSOR_4D)
+    captures = Variadic(TensorType)
+    estimator = Prop(StringAttr)
+    parameters = Prop(DictAttr, default=DictAttr(()))
+    scale = Prop(FloatAttr, default=FloatAttr(1.0, f32))
+    block_m = Prop(IntegerAttr, default=IntegerAttr(64))
+    block_n = Prop(IntegerAttr, default=IntegerAttr(64))
+    group = Prop(IntegerAttr, default=IntegerAttr(1))
+    given = Prop(IntegerAttr, default=IntegerAttr(0))
+    mask = Body(optional=True)
+    blocks = Result(TensorType)
+
+    def verify(self) -> None:
+        q, k, blocks = self.q.type, self.k.type, self.blocks.type
+        assert isinstance(q, TensorType) and isinstance(k, TensorType) and isinstance(blocks, TensorType)
+        if blocks.element != i1 or blocks.rank != 4 or blocks.shape[:2] != k.shape[:2]:
+            op_error(
+                self.operation,
+                f"result 'blocks' must be {k.shape[0]} x {k.shape[1]} x query blocks x key blocks of i1, "
+                f"but is {blocks}",
+            )
+        for name in ("block_m", "block_n", "group"):
+            number: IntegerAttr = getattr(self, name)
+            if number.value < 1:
+                op_error(self.operation, f"{name} must be positive, but is {number.value}")
+        if not 0 <= self.given.value <= len(self.captures):
+            op_error(self.operation, f"given must count captures, of which there are {len(self.captures)}")
+        _verify_mask(self.operation, self.mask, [c.type for c in self.captures])
+
+    @property
+    def numbers(self) -> dict[str, int | float | str]:
+        """The parameters of the estimator and of the rule, by name."""
+        found = ((name, value) for name, value in self.parameters.items)
+        return {n: v.value for n, v in found if isinstance(v, IntegerAttr | FloatAttr | StringAttr)}
+
+
+def _verify_mask(op: Operation, mask: Region, captures: Sequence[Type]) -> None:
+    """Fail on a mask region of another form than that of an attention."""
+    if mask.empty:
+        return
+    wanted = [*REGIONS["mask"].types(None), *captures]
+    if [a.type for a in mask.block.arguments] != wanted:
+        op_error(op, f"region 'mask' must take ({', '.join(map(str, wanted))})")
+    end = YieldOp.match(mask.block.ops[-1]) if mask.block.ops else None
+    if end is None or end.value.type != i1:
+        op_error(op, f"region 'mask' must yield i1, but yields {end.value.type if end else 'nothing'}")
+
+
+class QueryPositionsOp(Op, name="attn.query_positions", pure=True, isolated=True):
+    """At which key position each query stands: at the last key that `mask` lets it see, for any head.
+
+        %positions = "attn.query_positions"(%q, %k, %captures...) ({mask}) : (...) -> tensor<BxMxi64>
+
+    q is (B, H, M, D), k (B, K, N, D). Without a mask queries are the last of the keys: query m stands at m + N - M,
+    and at m if there are more queries than keys. So does a query that sees no key.
+    """
+
+    q, k = Operand(FLOAT_TENSOR_4D), Operand(FLOAT_TENSOR_4D)
+    captures = Variadic(TensorType)
+    mask = Body(optional=True)
+    positions = Result(TensorType)
+
+    def verify(self) -> None:
+        q, found = self.q.type, self.positions.type
+        assert isinstance(q, TensorType)
+        wanted = TensorType((q.shape[0], q.shape[2]), i64)
+        if found != wanted:
+            op_error(self.operation, f"result 'positions' must be {wanted}, but is {found}")
+        _verify_mask(self.operation, self.mask, [c.type for c in self.captures])
+
+
+HOLDERS = (AttentionOp.op_name, RowSumOp.op_name, SelectOp.op_name, QueryPositionsOp.op_name)
 """Whose regions end with `attn.yield`."""
 MANDATORY_REGIONS = 2
-ATTN = Dialect("attn", (AttentionOp, RowSumOp, YieldOp))
+ATTN = Dialect("attn", (AttentionOp, RowSumOp, SelectOp, QueryPositionsOp, *TOKEN_OPS, YieldOp))

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..diagnostics import op_error
-from ..dialects.attn import AttentionOp, RowSumOp
+from ..dialects.attn import AttentionOp, QueryPositionsOp, RowSumOp
+from .attn_tokens import TOKEN_HANDLERS
 from .call import Array, Call, Handler
 from .rounding import round_array
+from .select import SELECT
 
 SCORES_AT_ONCE = 1 << 22
 """How many scores are held in memory; bounds the chunks, never the result."""
@@ -32,6 +34,9 @@ def attention(call: Call) -> Sequence[Array]:
     for start in range(0, rows, step):
         part = slice(start, start + step)
         scores = _scores(call, q[:, :, part], k, start)
+        if op.normaliser.value == "max":
+            lse[:, :, part] = scores.max(axis=-1, initial=-np.inf)
+            continue
         weights, lse[:, :, part] = _normalise(scores, _sinks(call, scores.shape, start))
         if not op.weight.empty:
             (weights,) = call.run(op.weight, [weights, *_positions(scores.shape, start), *call.operands[3:]])
@@ -116,4 +121,23 @@ def row_sum(call: Call) -> Sequence[Array]:
     return [full.astype(call.real).sum(axis=0)]
 
 
-ATTN: Mapping[str, Handler] = {"attn.attention": attention, "attn.row_sum": row_sum}
+def query_positions(call: Call) -> Sequence[Array]:
+    """The last key that the mask lets each query see."""
+    op, (batch, heads, queries, _), keys = QueryPositionsOp(call.op), call.operands[0].shape, call.operands[1].shape[2]
+    shape, first = (batch, heads, queries, keys), max(0, keys - queries)
+    last = np.broadcast_to(np.arange(first, first + queries, dtype=np.int64), (batch, queries))
+    if op.mask.empty or 0 in shape:
+        return [last]
+    (kept,) = call.run(op.mask, [*_positions(shape, 0), *call.operands[2:]])
+    seen: Array = np.any(np.broadcast_to(kept, shape), axis=1)
+    found: Array = keys - 1 - np.argmax(seen[..., ::-1], axis=-1)
+    return [np.where(seen.any(axis=-1), found, last)]
+
+
+ATTN: Mapping[str, Handler] = {
+    "attn.attention": attention,
+    "attn.row_sum": row_sum,
+    "attn.query_positions": query_positions,
+    **SELECT,
+    **TOKEN_HANDLERS,
+}

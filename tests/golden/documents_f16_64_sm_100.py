@@ -6,19 +6,21 @@ import triton.language as tl
 
 @triton.jit
 def attention(
-    q_ptr, k_ptr, v_ptr, capture0_ptr, spans_ptr, tiles_ptr, out_ptr, lse_ptr,
+    q_ptr, k_ptr, v_ptr, capture0_ptr, spans_ptr, tiles_ptr, order_ptr, out_ptr, lse_ptr,
     stride_q_b, stride_q_h, stride_q_m, stride_q_d, stride_k_b, stride_k_h, stride_k_n, stride_v_b,
     stride_v_h, stride_v_n, stride_capture0_0, stride_capture0_1, stride_spans_0, stride_spans_2,
-    stride_spans_3, stride_tiles_0, stride_out_b, stride_out_h, stride_out_m, stride_out_d,
-    stride_lse_b, stride_lse_h, stride_lse_m,
+    stride_spans_3, stride_tiles_0, stride_order_0, stride_out_b, stride_out_h, stride_out_m,
+    stride_out_d, stride_lse_b, stride_lse_h, stride_lse_m,
     H, M, N, L,
 ):
     range_64 = tl.arange(0, 64)
     range_128 = tl.arange(0, 128)
     pid = tl.program_id(0)
     query_tiles = (M + 63) // 64
-    bh = pid // query_tiles
-    tile = pid % query_tiles
+    number = tl.load(order_ptr + tl.cast(pid, tl.int64) * stride_order_0)
+    number = tl.cast(number, tl.int32)
+    bh = number // query_tiles
+    tile = number % query_tiles
     b = bh // H
     h = bh % H
     start_m = tile * 64
@@ -151,11 +153,11 @@ def attention(
     )
 
 
-def launch(q, k, v, capture0, spans, tiles, out, lse, num_warps=4, num_stages=2):
+def launch(q, k, v, capture0, spans, tiles, order, out, lse, num_warps=4, num_stages=2):
     """Start the kernel.
 
     q (B, H, M, 64), k (B, H, N, 64), v (B, H, N, 64), capture0 (c0_0, c0_1), spans (LB, 1, LM,
-    4), tiles (L), out (B, H, M, 64), lse (B, H, M)
+    4), tiles (L), order (LO), out (B, H, M, 64), lse (B, H, M)
     """
     H = q.shape[1]
     M = q.shape[2]
@@ -164,11 +166,12 @@ def launch(q, k, v, capture0, spans, tiles, out, lse, num_warps=4, num_stages=2)
     B = q.shape[0]
     grid = ((M + 63) // 64 * (B * H),)
     attention[grid](
-        q, k, v, capture0, spans, tiles, out, lse,
+        q, k, v, capture0, spans, tiles, order, out, lse,
         q.stride(0), q.stride(1), q.stride(2), q.stride(3), k.stride(0), k.stride(1), k.stride(2),
         v.stride(0), v.stride(1), v.stride(2), capture0.stride(0), capture0.stride(1),
-        spans.stride(0), spans.stride(2), spans.stride(3), tiles.stride(0), out.stride(0),
-        out.stride(1), out.stride(2), out.stride(3), lse.stride(0), lse.stride(1), lse.stride(2),
+        spans.stride(0), spans.stride(2), spans.stride(3), tiles.stride(0), order.stride(0),
+        out.stride(0), out.stride(1), out.stride(2), out.stride(3), lse.stride(0), lse.stride(1),
+        lse.stride(2),
         H, M, N, L,
         num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True,
     )
@@ -182,9 +185,9 @@ import triton.language as tl
 
 @triton.jit
 def attention_list(
-    q_ptr, k_ptr, capture0_ptr, extremes_ptr, spans_ptr, tiles_ptr,
+    q_ptr, k_ptr, capture0_ptr, extremes_ptr, spans_ptr, tiles_ptr, work_ptr,
     stride_extremes_0, stride_extremes_1, stride_extremes_3, stride_spans_0, stride_spans_1,
-    stride_spans_2, stride_spans_3, stride_tiles_0,
+    stride_spans_2, stride_spans_3, stride_tiles_0, stride_work_0, stride_work_1, stride_work_2,
     N, LM,
 ):
     range_1 = tl.arange(0, 1)
@@ -350,22 +353,32 @@ def attention_list(
     tl.store(
         row + tl.cast(3, tl.int64) * stride_spans_3 + spans_offsets, tl.full([1], back, tl.int32)
     )
+    x_3 = (full_end - front) * 128 + (back - cut_begin) * 128
+    listed = x_3 * 16
+    part = listed // tl.maximum(N, 1)
+    work_head = work_ptr + tl.cast(bh, tl.int64) * stride_work_0
+    work_offsets = range_1 * stride_work_2
+    tl.store(
+        work_head + tl.cast(row_tile, tl.int64) * stride_work_2 + work_offsets,
+        tl.full([1], part, tl.int32),
+    )
 
 
-def launch(q, k, capture0, extremes, spans, tiles, num_warps=1, num_stages=1):
+def launch(q, k, capture0, extremes, spans, tiles, work, num_warps=1, num_stages=1):
     """Start the kernel.
 
     q (B, H, M, 64), k (B, H, N, 64), capture0 (c0_0, c0_1), extremes (4, TB, 1, T), spans (LB,
-    1, LM, 4), tiles (L)
+    1, LM, 4), tiles (L), work (LB, 1, LM)
     """
     N = k.shape[2]
     LM = spans.shape[2]
     LB = spans.shape[0]
     grid = (LM * LB,)
     attention_list[grid](
-        q, k, capture0, extremes, spans, tiles,
+        q, k, capture0, extremes, spans, tiles, work,
         extremes.stride(0), extremes.stride(1), extremes.stride(3), spans.stride(0),
-        spans.stride(1), spans.stride(2), spans.stride(3), tiles.stride(0),
+        spans.stride(1), spans.stride(2), spans.stride(3), tiles.stride(0), work.stride(0),
+        work.stride(1), work.stride(2),
         N, LM,
         num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True,
     )
@@ -392,9 +405,11 @@ def attention_tables(
     first_tile = run * 128
     tiles = first_tile + range_128
     x = tiles * 128
+    reached = run * 16384
+    steps = tl.cast(tl.where(reached < N, 128, 0), tl.int32)
     least = tl.full([128], 268435456, tl.int32)
     largest = tl.full([128], -268435456, tl.int32)
-    for i in range(0, 128):
+    for i in range(0, steps):
         position = x + i
         exists = position < N
         capture0_value = tl.load(
@@ -425,9 +440,11 @@ def attention_tables(
         mask=first_tile + range_128 < T,
     )
     tiles = tiles * 64
+    reached = run * 8192
+    steps = tl.cast(tl.where(reached < M, 64, 0), tl.int32)
     least_3 = tl.full([128], 268435456, tl.int32)
     largest_3 = tl.full([128], -268435456, tl.int32)
-    for i in range(0, 64):
+    for i in range(0, steps):
         position = tiles + i
         exists = position < M
         capture0_value = tl.load(

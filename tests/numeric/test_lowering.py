@@ -233,10 +233,11 @@ def found_before(lowered: Operation, inputs: list[Array], lists: TileLists | Non
     found, (q, k, _, *captures) = tables_before(lowered, inputs), inputs
     if lists is None:
         return found
-    sizes = lists.sizes(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    written = [np.full(size, -(2**30), np.int32) for size in sizes]
-    interpret(lowered, "attention_list", q, k, *captures, *found, *written)
-    return written
+    sizes = [lists.own_sizes(name, q.shape[0], q.shape[1], q.shape[2], k.shape[2]) for name in lists.written]
+    spans, tiles, *work = [np.full(size, -(2**30), np.int32) for size in sizes]
+    interpret(lowered, "attention_list", q, k, *captures, *found, spans, tiles, *work)
+    programs = lists.programs(q.shape[0], q.shape[1], q.shape[2])
+    return [spans, tiles, *(np.argsort(-np.broadcast_to(x, programs).reshape(-1), kind="stable") for x in work)]
 
 
 def tables_before(lowered: Operation, inputs: list[Array]) -> list[Array]:

@@ -208,8 +208,8 @@ def test_empty_tiles_are_not_computed_and_full_ones_read_no_mask(
     if name == "documents":
         assert runs["tile.gather", (16,)] == 7 + live - full
     if lists:
-        # The ends of two ranges and the first of each for each tile of rows, then one number for each tile.
-        assert runs["tile.gather", ()] == 7 * 6 + live
+        # For each tile of rows its number, the ends of two ranges and the first of each; then one for each tile.
+        assert runs["tile.gather", ()] == 7 * 7 + live
 
 
 def test_native_kernels_compute_whole_tiles_without_mask_and_short_ones_with_it(

@@ -22,11 +22,12 @@ from property.mask_trees import CAPTURES, LENGTH, Captured, Tree, mask_of, regio
 
 import attir
 from attir.compiler.kernels import build_kernel
-from attir.compiler.layouts import Layout
+from attir.compiler.layouts import Layout, heaviest_first
 from attir.compiler.lowering import lower as lower_site
 from attir.compiler.sites import Runner
 from attir.compiler.triton_calls import Call, Steps
 from attir.compiler.triton_runtime import Interpreted
+from attir.cost_model.cpus import CPUS
 from attir.ir.attributes import FloatAttr, FloatType, bf16, f16, f32, i32
 from attir.ir.core import Operation, Region, Value
 from attir.ir.diagnostics import CompileError
@@ -38,6 +39,7 @@ from attir.passes.count_tiles import CapturedMath
 from attir.passes.mask_plan import MaskPlan
 from attir.passes.position_forms import B, H, M, N
 from attir.passes.schedule import Schedule
+from attir.passes.tile_lists import CLASSES
 from attir.passes.tile_predicates import TileEvaluator
 from benchmarks.attention_cases import Case as SiteCase
 from benchmarks.attention_cases import Shape
@@ -53,6 +55,7 @@ SCHEDULES = {
     "wide": replace(LISTED, block_m=32),
     "long": replace(LISTED, block_n=32),
     "folded": FOLDED,
+    "short tiles": Schedule(4, 16, 1, 1, lanes=4, columns=2, edge_n=8, lists=1),
 }
 
 
@@ -79,19 +82,21 @@ def check_lists(case: Case, masks: Callable[[int, int], Array]) -> None:
     assert lists is not None and schedule is not None
     lowered = lower(module)
     verify(lowered)
-    spans, tiles = found_before(lowered, inputs, lists)
+    spans, tiles, *_ = found_before(lowered, inputs, lists)
     folded = case.group if schedule.folded else 1
     for b, h, row in np.ndindex(*spans.shape[:3]):
         listed = Listed.of(spans, tiles, (b, h, row))
-        every = [*listed.full, *listed.cut]
+        short = schedule.block_n // schedule.edge
+        every = [*(short * tile + i for tile in listed.full for i in range(short)), *listed.cut]
         assert len(set(every)) == len(every)
         rows = range(row * schedule.block_m, min((row + 1) * schedule.block_m, case.m * folded))
         mask = np.stack([masks(b, h * folded + r % folded)[r // folded] for r in rows])
-        for tile in range(-(-case.n // schedule.block_n)):
+        for tile in range(-(-case.n // schedule.edge)):
+            assert tile in every or not mask[:, tile * schedule.edge : (tile + 1) * schedule.edge].any()
+        for tile in listed.full:
             part = mask[:, tile * schedule.block_n : (tile + 1) * schedule.block_n]
-            assert tile in every or not part.any()
-            assert tile not in listed.full or (part.all() and part.shape[1] == schedule.block_n)
-        assert all(0 <= tile < -(-case.n // schedule.block_n) for tile in every)
+            assert part.all() and part.shape[1] == schedule.block_n
+        assert all(0 <= tile < -(-case.n // schedule.edge) for tile in every)
 
 
 @st.composite
@@ -112,7 +117,7 @@ def check_random(drawn: tuple[Tree, int, int, int, Schedule]) -> None:
     )  # fmt: skip
     arrays, region = Captured.drawn(seed).arrays, region_of(tree)
     check_lists(case, lambda b, h: mask_of(region, queries, keys, arrays, b, h))
-    if not schedule.folded:
+    if not schedule.folded and not schedule.lanes:
         check_nothing_else_is_listed(case, region)
     check(case)
 
@@ -122,7 +127,7 @@ def check_nothing_else_is_listed(case: RandomCase, region: Region) -> None:
     module, schedule, sizes, plan = case.module(), case.schedule, {M: case.m, N: case.n}, MaskPlan.of(region)
     lists = lists_of(module)
     assert lists is not None and schedule is not None
-    spans, tiles = found_before(lower(module), case.inputs(), lists)
+    spans, tiles, *_ = found_before(lower(module), case.inputs(), lists)
     first = {p: np.arange(0, sizes[p], b) for p, b in ((M, schedule.block_m), (N, schedule.block_n))}
     last = {p: np.minimum(first[p] + b, sizes[p]) - 1 for p, b in ((M, schedule.block_m), (N, schedule.block_n))}
     for b, h, row in np.ndindex(*spans.shape[:3]):
@@ -160,7 +165,7 @@ def test_exactly_the_live_tiles_of_documents_are_listed(block_n: int) -> None:
     check_lists(case, lambda b, h: mask)
     module = case.module()
     lists, lowered = lists_of(module), lower(module)
-    spans, tiles = found_before(lowered, case.inputs(), lists)
+    spans, tiles, *_ = found_before(lowered, case.inputs(), lists)
     assert spans.shape == (1, 1, 7, 4), "no head and no batch sees another mask"
     for row in range(7):
         listed = Listed.of(spans, tiles, (0, 0, row))
@@ -203,7 +208,10 @@ def test_lists_are_planned_where_tiles_must_be_looked_at() -> None:
             assert lowered.plan.get("lists", 0) == wanted
             assert lowered.structure["tiles"] == ("list" if wanted else "pieces")
             assert ("list" in lowered.roles) == bool(wanted)
-    assert lower_site(MaskCase(f16, form="documents").module(), "avx2").lists is None
+        for target in CPUS:
+            lowered = lower_site(MaskCase(f32, 64, form=form).module(), target)
+            assert lowered.plan.get("lists", 0) == wanted == ("list" in lowered.roles)
+            assert "list" not in lower_site(MaskCase(f32, 64, form=form).module(), target, rows=4).roles
 
 
 def test_the_main_kernel_has_no_branch() -> None:
@@ -211,6 +219,43 @@ def test_the_main_kernel_has_no_branch() -> None:
         lowered = lower_site(MaskCase(f16, form=form).module(), "sm_90", wishes=(("lists", 1),))
         (main,) = [k for k, role in zip(lowered.kernels, lowered.roles, strict=True) if role == "main"]
         assert not any(IfOp.match(op) for op in main.walk())
+
+
+# --- the order of programs
+
+
+@pytest.mark.parametrize("schedule", [LISTED, SCHEDULES["short tiles"]], ids=["gpu", "cpu"])
+def test_programs_with_most_keys_come_first(schedule: Schedule) -> None:
+    """All heads and both batches go by the lists that they share, to within a sixteenth of all keys."""
+    case = Documents(100, 100, 8, group=2, batch=2, mask=documents, schedule=schedule)
+    lists = lists_of(case.module())
+    assert lists is not None
+    spans, _, order = found_before(lower(case.module()), case.inputs(), lists)
+    programs = lists.programs(2, case.inputs()[0].shape[1], 100)
+    assert sorted(order) == list(range(np.prod(programs)))
+    keys = (spans[..., 1] - spans[..., 0]) * schedule.block_n + (spans[..., 3] - spans[..., 2]) * schedule.edge
+    work = np.broadcast_to(keys * CLASSES // 100, programs).reshape(-1)[order]
+    assert len(set(work.tolist())) > 2 and (np.diff(work) <= 0).all()
+
+
+def test_any_order_of_programs_will_do() -> None:
+    case = Documents(100, 90, 8, group=2, batch=2, mask=documents, schedule=LISTED)
+
+    def backwards(case: Case, module: Operation, inputs: list[Array]) -> list[Array]:
+        outputs, lists = case.outputs(), lists_of(module)
+        lowered = lower(module)
+        spans, tiles, order = found_before(lowered, inputs, lists)
+        interpret(lowered, "attention", *inputs, spans, tiles, order[::-1].copy(), *outputs)
+        return outputs
+
+    check(case, backwards)
+
+
+def test_work_is_sorted_for_all_that_share_it() -> None:
+    """Batch 1 first, where all heads do the same; equals as they come."""
+    work = torch.tensor([[[1, 0, 2]], [[3, 3, 0]]], dtype=torch.int32)
+    expected = torch.tensor([6, 7, 9, 10, 2, 5, 0, 3, 1, 4, 8, 11])
+    assert torch.equal(heaviest_first(work, (2, 2, 3)), expected)
 
 
 # --- what kernels make of lists
@@ -223,14 +268,14 @@ def test_any_layout_of_the_lists_will_do() -> None:
     def run(case: Case, module: Operation, inputs: list[Array]) -> list[Array]:
         outputs, lists = case.outputs(), lists_of(module)
         lowered = lower(module)
-        spans, tiles = found_before(lowered, inputs, lists)
+        spans, tiles, order = found_before(lowered, inputs, lists)
         compact, packed = np.zeros_like(spans), list[int]()
         for row in reversed(range(spans.shape[2])):
             listed = Listed.of(spans, tiles, (0, 0, row))
             for i, part in enumerate((listed.full, listed.cut)):
                 compact[0, 0, row, 2 * i : 2 * i + 2] = len(packed), len(packed) + len(part)
                 packed += part[::-1]
-        interpret(lowered, "attention", *inputs, compact, np.array(packed, np.int32), *outputs)
+        interpret(lowered, "attention", *inputs, compact, np.array(packed, np.int32), order, *outputs)
         return outputs
 
     check(case, run)

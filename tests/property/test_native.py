@@ -12,6 +12,7 @@ from numeric.test_native_strides import LAYOUTS
 from attir.compiler.sites import Runner
 from attir.ir.attributes import bf16, f16, f32
 from benchmarks.attention_cases import Case, Shape
+from benchmarks.mask_families import MaskCase
 
 pytestmark = NATIVE
 
@@ -22,6 +23,8 @@ CASES = (
     Case(f32, 5, None, 4, "bias", lse=False),
     Case(f16, 64, None, 1, "documents"),
     Case(f32, 8, 17, 6, "dropped"),
+    MaskCase(f32, 24, None, 2, "block table"),
+    MaskCase(bf16, 16, None, 1, "2-d neighbourhood", unit=36),
 )
 """Few, so that examples share kernels: a dozen at most for each, by rows and strides."""
 

@@ -8,6 +8,7 @@ import pytest
 
 import attir
 from attir.compiler.options import Options
+from attir.sparsity import select
 
 
 @pytest.mark.parametrize(
@@ -16,8 +17,15 @@ from attir.compiler.options import Options
         ({"backend": "foo"}, "unknown backend 'foo'; expected auto, native, triton, interpret"),
         ({"rest": "foo"}, "unknown rest 'foo'; expected eager, inductor"),
         ({"autotune": "top3"}, "autotune='top3' is not available yet"),
-        ({"max_error": 0.1}, "max_error=0.1 is not available yet"),
-        ({"sparsity": 0.5}, "sparsity=0.5 is not available yet"),
+        ({"max_error": 0.1}, "max_error=0.1 is a budget for sparsity='auto', but nothing lossy is asked for"),
+        ({"max_error": 0, "sparsity": "auto"}, "max_error must be a positive relative error, but is 0"),
+        ({"max_error": float("nan"), "sparsity": "auto"}, "max_error must be a positive relative error, but is nan"),
+        ({"sparsity": "auto"}, "sparsity='auto' needs max_error="),
+        ({"sparsity": 0.5}, "sparsity must be a mask of attir.masks, attir.sparsity.select(...) or 'auto', but is 0.5"),
+        ({"sparsity": select("quest"), "max_error": 0.1}, "max_error=0.1 is a budget for sparsity='auto'"),
+        ({"sparsity": select("quest"), "backend_options": {"gluon": True}}, "kernels in Gluon read no block lists"),
+        ({"sparsity": select("quest"), "backend_options": {"specialised": 1}}, "specialised warps visit no listed"),
+        ({"sparsity": select("quest"), "fuse_rows": "always"}, "fuse_rows='always' makes RoPE and norms part"),
         ({"quantize": "int8"}, "quantize='int8' is not available yet"),
         ({"strict": 1}, "strict must be True or False, but is 1"),
         ({"cache": None}, "cache must be True or False, but is None"),

@@ -13,7 +13,7 @@ import torch
 
 from attir.codegen.triton import TritonKernel
 from attir.compiler.kernels import build_kernel
-from attir.compiler.layouts import Layout
+from attir.compiler.layouts import Layout, heaviest_first
 from attir.compiler.triton_calls import Steps
 from attir.compiler.triton_kernels import Choice, TritonKernels
 from attir.compiler.triton_launch import GpuKernel, StandIn
@@ -23,6 +23,7 @@ from attir.ir.attributes import FloatType, f16
 from attir.ir.diagnostics import CompileError
 from benchmarks.attention_cases import Case, Shape
 from benchmarks.fake_driver import FUNCTION, STREAM, FakeDriver, FakeGpu, FakeMachine, Launched, TensorMap, fake_driver
+from benchmarks.mask_families import MaskCase
 
 POINTERS = (("descriptors", ""),)
 
@@ -164,6 +165,27 @@ def test_parts_are_merged_in_memory_that_stays(driver: FakeDriver) -> None:
     machine.capturing = True
     runner(q, k, v, captures, True)
     assert not parts & {a for a in driver.launches[-1].arguments if isinstance(a, int)}
+
+
+def test_programs_are_ordered_between_the_lists_and_the_kernel_that_reads_them(driver: FakeDriver) -> None:
+    """All heads of a batch share what the kernel before has written about its tiles of rows."""
+    case = MaskCase(f16, 64, form="documents", unit=64)
+    runner, _ = runner_of(case)
+    q, k, v, captures = case.tensors(Shape(2, 4, 4, 300, 300))
+    runner(q, k, v, captures, False)
+    steps = runner.kernels.made[Choice()]
+    assert [step.role for step in steps.steps] == ["tables", "list", "main"]
+    _, listing, main = driver.launches
+    tiles = -(-300 // steps.schedule.block_m)
+    assert (listing.grid, main.grid) == ((2 * tiles, 1, 1), (2 * 4 * tiles, 1, 1))
+    memory = workspace(-1, STREAM, "parts").take(0, torch.device("cpu"))
+    places = (named(steps.steps[1].kernel, listing)["work_ptr"], named(steps.steps[2].kernel, main)["order_ptr"])
+    work, order = (place - memory.data_ptr() for place in places)
+    written = torch.stack([torch.arange(tiles), torch.arange(5, 5 + tiles)])[:, None].to(torch.int32)
+    memory[work : work + 4 * 2 * tiles].view(torch.int32).copy_(written.view(-1))
+    runner(q, k, v, captures, False)
+    found = memory[order : order + 8 * 2 * 4 * tiles].view(torch.int64)
+    assert torch.equal(found, heaviest_first(written, (2, 4, tiles)))
 
 
 def test_a_call_with_programs_enough_does_not_split(driver: FakeDriver) -> None:

@@ -28,6 +28,7 @@ from attir.passes.manager import PassContext
 from attir.passes.plan import PlanAttention, attention_shape
 from attir.passes.plan_gpu import live_tiles
 from attir.passes.schedule import Schedule
+from benchmarks.mask_families import MaskCase
 
 
 def module(d: int | Symbol, e: int | Symbol, dtype: FloatType = f16, *, bias: bool = False) -> Operation:
@@ -203,3 +204,14 @@ def test_live_tiles_of_known_sizes_are_counted() -> None:
 def test_live_tiles_of_unknown_sizes_are_all() -> None:
     assert live_tiles(chunked(Symbol("M"), 256))(TileConfig(32, 32, 4, 1)) == 1.0
     assert live_tiles(attention_in(module(64, 64)))(TileConfig(32, 32, 4, 1)) == 1.0
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+def test_tiles_lie_inside_the_blocks_of_a_table(target: str) -> None:
+    """Unless those are so small that tensor cores would have too little to do."""
+    for unit, least in ((64, 64), (128, 64), (16, 64)):
+        root = MaskCase(f16, 64, form="block table", unit=unit).module()
+        plan(root, target)
+        schedule = Schedule.of(attention_in(root))
+        assert schedule.lists == 1 and schedule.block_m >= least
+        assert unit < 64 or unit % schedule.block_m == unit % schedule.block_n == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
+
 import pytest
 from unit.passes.test_plan import attention_in, module, plan
 
@@ -10,10 +13,14 @@ from attir.cost_model.devices import device_named
 from attir.cost_model.resources import AttentionShape
 from attir.ir.attributes import DictAttr, FloatType, IntegerAttr, bf16, f16, f32
 from attir.ir.diagnostics import CompileError
+from attir.passes.live_keys import LiveKeys, RowsTried, Visits, keys_of_blocks
 from attir.passes.manager import PassContext
+from attir.passes.mask_plan import MaskPlan
 from attir.passes.plan import PlanAttention
 from attir.passes.plan_cpu import SCRATCH_BYTES, Blocking, blocking_cycles, folded_rows, scratch_bytes
 from attir.passes.schedule import CPU_FIELDS, Schedule
+from benchmarks.attention_cases import Case, Form, window
+from benchmarks.mask_families import MaskCase
 
 AVX512, AVX2 = CPUS["avx512"], CPUS["avx2"]
 WIDTHS = (1, 16, 24, 64, 72, 80, 96, 128, 192, 256)
@@ -134,3 +141,93 @@ def test_fields_for_cpus_need_lanes() -> None:
     attention.schedule = DictAttr((*Schedule(64, 64, 4, 2).to_attr().items, ("edge_n", IntegerAttr(16))))
     with pytest.raises(CompileError, match="schedule 'edge_n' is for CPUs and needs 'lanes'"):
         Schedule.of(attention)
+
+
+@dataclass(frozen=True)
+class Windowed(Case):
+    """Each query sees itself and some keys before it."""
+
+    keys: int = 0
+
+    @property
+    def rule(self) -> Form:
+        return window(self.keys)
+
+
+def windowed(keys: int) -> Windowed:
+    return Windowed(f32, 64, keys=keys)
+
+
+def planned_under(case: Case, rows: int = 0, cpu: Cpu = AVX512) -> Schedule:
+    root = case.module()
+    PlanAttention(cpu.name, rows).run(root, PassContext())
+    return Schedule.of(attention_in(root))
+
+
+def test_masks_of_nearly_everything_keep_the_tiles_of_attention_without_one() -> None:
+    for d in (64, 128):
+        usual = planned(AVX512, d, d, f32)
+        for form in ("causal", "documents"):
+            schedule = planned_under(Case(f32, d, form=form))
+            assert (schedule.block_m, schedule.block_n, schedule.columns) == (
+                usual.block_m, usual.block_n, usual.columns,
+            )  # fmt: skip
+
+
+def test_narrow_windows_get_short_tiles() -> None:
+    """A tile visits the window and as many keys more as it has rows."""
+    heights = [planned_under(windowed(width)).block_m for width in (32, 256, 4096)]
+    assert heights[0] <= heights[1] == 32 < heights[2] == 64
+
+
+def test_a_window_is_cut_into_whole_tiles() -> None:
+    """256 keys seen by 32 rows are 224 that all of them see."""
+    schedule = planned_under(windowed(256))
+    assert 224 % schedule.block_n == 0
+
+
+@pytest.mark.parametrize("unit", [16, 32, 48, 64, 96, 128])
+@pytest.mark.parametrize("cpu", CPUS.values(), ids=lambda c: c.name)
+def test_tiles_lie_inside_the_blocks_of_a_table(unit: int, cpu: Cpu) -> None:
+    for d in (64, 128):
+        schedule = planned_under(MaskCase(f32, d, form="block table", unit=unit), cpu=cpu)
+        assert unit % schedule.block_m == unit % schedule.block_n == 0
+        assert schedule.lists == 1
+        for rows in (1, 8, 40):
+            assert unit % planned_under(MaskCase(f32, d, form="block table", unit=unit), rows, cpu).block_n == 0
+
+
+def test_lists_are_made_where_bounds_do_not_tell_which_tiles_are_empty() -> None:
+    wanted = {"documents": 1, "block table": 1, "2-d neighbourhood": 1, "sink and window": 0, "chunked": 0}
+    for form, lists in wanted.items():
+        case = MaskCase(f32, 64, form=form, unit=64)
+        assert planned_under(case).lists == lists
+        assert planned_under(case, rows=4).lists == 0
+
+
+def test_visits_are_those_of_the_mask() -> None:
+    """Of 64 rows in the middle of a window of 256: 193 keys that all of them see, 319 that one does."""
+    plan = MaskPlan.of(attention_in(windowed(256).module()).mask)
+    tried = LiveKeys.of(plan, None, None, 16).at_height(64)
+    middle = RowsTried(tried.kind, tried.bounded, 16, tried.may[5:6], tried.must[5:6])
+    assert middle.visits(64) == Visits(192, 128, 0)
+    assert middle.visits(128) == Visits(128, 192, 0)
+
+
+def test_visits_of_tables_of_which_nothing_is_known() -> None:
+    """About one block in eight is taken to be kept, and tiles across blocks to be cut."""
+    plan = MaskPlan.of(attention_in(MaskCase(f32, 64, form="block table", unit=64).module()).mask)
+    assert keys_of_blocks(plan) == 64
+    live = LiveKeys.of(plan, None, None, 16)
+    inside, across = live.at_height(64).visits(64), live.at_height(48).visits(64)
+    assert inside.cut == 0 and 0.09 < inside.full / live.keys < 0.16
+    assert across.cut > 0.3 * inside.full and inside.looked == live.keys / 64
+
+
+def test_planning_takes_milliseconds() -> None:
+    """A few, where nothing else runs; much more here would mean that every tile is looked at."""
+    for form in ("2-d neighbourhood", "block table"):
+        root = MaskCase(f32, 64, form=form, unit=512).module()
+        started = time.process_time()
+        PlanAttention("avx512").run(root, PassContext())
+        assert time.process_time() - started < 0.2

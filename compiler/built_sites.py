@@ -1,0 +1,123 @@
+"""Sites of this process as they were built: prepared, compiled, and registered once for all graphs that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..ir.core import Operation
+from ..ir.dialects.attn import AttentionOp
+from ..passes.manager import Pass
+from .calibration import AutoRunner, Calibration, SiteCalibration, SiteName
+from .custom_op import Runner, register_site
+from .mask_algebra import Mask
+from .options import Options
+from .prepare_site import Prepared, prepare
+from .site_program import ProgramRunner
+from .sites import CompiledSite, SiteCompiler, canonical_text, outline
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """An attention as a program of its own, and what is known of it in its graph.
+
+    `name` tells it from others, `queries` and `keys` are how many the first call brings, `same_lengths` says whether
+    there are always as many of both, and `positions_first` whether out shall lie in memory as (B, M, H, E).
+    """
+
+    module: Operation
+    name: SiteName
+    queries: int | None = None
+    keys: int | None = None
+    same_lengths: bool = True
+    positions_first: bool = False
+
+    def restricted(self, mask: Mask) -> AttentionOp:
+        """The attention under its own mask and `mask`."""
+        module = prepare(self.module, mask, same_lengths=self.same_lengths).program.module
+        return next(AttentionOp(op) for op in module.walk() if AttentionOp.match(op))
+
+    @staticmethod
+    def of(op: Operation, name: str, number: int, sizes: Mapping[str, int]) -> Outlined:
+        """The attention `op` of a graph as `@name`; it is the `number`-th at its location.
+
+        `sizes` are what symbolic sizes are in the call that the graph was captured from, by their text.
+        """
+        attention, module = AttentionOp(op), outline(op, name)
+        q, k, _ = attention.shapes
+        lengths = [n if isinstance(n := x.shape[2], int) else sizes.get(str(n)) for x in (q, k)]
+        return Outlined(
+            module,
+            (str(op.location), number, canonical_text(module)),
+            lengths[0],
+            lengths[1],
+            q.shape[2] is not None and q.shape[2] == k.shape[2],
+            attention.positions_first is not None,
+        )
+
+
+@dataclass
+class BuiltSite:
+    """A site with its kernel and what runs it.
+
+    `numbers` are those under which graphs call it, by whether out lies with positions first. `calibrated`
+    is there where calibration chooses what runs.
+    """
+
+    compiled: CompiledSite
+    runner: Runner
+    prepared: Prepared
+    calibrated: SiteCalibration | None = None
+    numbers: dict[bool, int] = field(default_factory=dict[bool, int])
+
+    def number(self, *, positions_first: bool) -> int:
+        if positions_first not in self.numbers:
+            self.numbers[positions_first] = register_site(self.runner, positions_first=positions_first)
+        return self.numbers[positions_first]
+
+
+_built: dict[tuple[object, ...], BuiltSite] = {}
+_prepared: dict[tuple[object, ...], Prepared] = {}
+
+
+@dataclass(frozen=True)
+class SiteBuilder:
+    """Builds sites as `options` ask, for one backend; `passes` change an outlined attention before it is a kernel."""
+
+    options: Options
+    compile_site: SiteCompiler
+    calibration: Calibration | None = None
+    passes: Sequence[Pass] = ()
+
+    def build(self, site: Outlined) -> BuiltSite:
+        """The site for an outlined attention; equal ones share it, but where calibration may tell them apart."""
+        sparsity = None if self.calibration is not None else self.options.sparsity
+        prepared = self._prepared(site, sparsity)
+        own = (self.calibration, site.name) if self.calibration is not None else ()
+        bound = tuple(map(id, prepared.program.bound))
+        text = canonical_text(prepared.program.module)
+        key = (text, self.options.backend, self.options.backend_options, self.compile_site, bound, own)
+        if key not in _built or not self.options.cache:
+            _built[key] = self._build(prepared, site)
+        return _built[key]
+
+    def _prepared(self, site: Outlined, sparsity: Any) -> Prepared:
+        """What an outlined attention becomes; worked out once for equal ones, since estimates take time."""
+        key = (site.name[-1], sparsity, tuple(self.passes), site.same_lengths)
+        if key not in _prepared or not self.options.cache:
+            _prepared[key] = prepare(site.module, sparsity, self.passes, same_lengths=site.same_lengths)
+        return _prepared[key]
+
+    def _build(self, prepared: Prepared, outlined: Outlined) -> BuiltSite:
+        program = prepared.program
+        compiled = self.compile_site(program.kernel(), self.options, outlined.queries)
+        runner = compiled.runner if program.alone else ProgramRunner(program, compiled.runner)
+        if self.calibration is None:
+            return BuiltSite(compiled, runner, prepared)
+        site = self.calibration.site(outlined.name)
+
+        def make(module: Operation) -> Runner:
+            return self.compile_site(module, self.options, outlined.queries).runner
+
+        return BuiltSite(compiled, AutoRunner(self.calibration, site, program.module, make), prepared, site)
