@@ -29,7 +29,7 @@ if str(ROOT) not in sys.path:
 import torch  # noqa: E402  the benchmark runs from a checkout
 
 from benchmarks.cpu.machine import description  # noqa: E402
-from benchmarks.sparse import emitted_rows, neighbourhood_rows, static_rows  # noqa: E402
+from benchmarks.sparse import emitted_rows, neighbourhood_rows, select_rows, static_rows  # noqa: E402
 from benchmarks.sparse.rows import Row, Settings  # noqa: E402
 
 GROUPS: Mapping[str, Callable[[Settings], Iterable[Row]]] = {
@@ -37,6 +37,9 @@ GROUPS: Mapping[str, Callable[[Settings], Iterable[Row]]] = {
     "flex": static_rows.against_flex,
     "lists": static_rows.given_lists,
     "neighbourhood": neighbourhood_rows.neighbourhood_rows,
+    "choosing": select_rows.cost,
+    "decode": select_rows.decode,
+    "recall": select_rows.recall,
     "emitted": emitted_rows.emitted,
 }
 

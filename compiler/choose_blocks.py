@@ -16,6 +16,9 @@ LARGEST = torch.finfo(torch.float32).max
 INDEX_BITS, VALUE_BITS = 24, 32
 """Of the whole numbers that blocks are ordered by: how many say which block it is, and what it weighs."""
 
+FEW_BLOCKS = 1 << 16
+"""So many blocks are sorted as a whole."""
+
 ROUNDING = 1e-6
 """By so much of a block, a count of blocks may be rounded down: 0.1 * 30 is 3."""
 
@@ -51,19 +54,46 @@ class Rule:
         return number >= bound
 
 
-def choose(importance: torch.Tensor, live: torch.Tensor, rule: Rule, sizes: Sizes) -> torch.Tensor:
+@dataclass(frozen=True)
+class Settled:
+    """What of a choice no weight changes: which blocks are live, and which are always kept, both (B, K, MB, NB).
+
+    `all_live` tells where nothing is dead, without a look at the device. Of the top `most` blocks of a row, the
+    `taken` (B, K, MB, most) ones are kept by rule "top_k".
+    """
+
+    live: torch.Tensor
+    always: torch.Tensor
+    all_live: bool
+    most: int
+    taken: torch.Tensor
+
+    @staticmethod
+    def of(live: torch.Tensor, rule: Rule, sizes: Sizes, *, all_live: bool = False) -> Settled:
+        """For live blocks that are expanded to all batches and heads."""
+        always, blocks = always_kept(live, rule, sizes), live.shape[-1]
+        wanted = (live.sum(dim=-1, keepdim=True) * rule.keep - ROUNDING).ceil()
+        wanted = torch.maximum(wanted, always.sum(dim=-1, keepdim=True))
+        most = min(blocks, max(math.ceil(blocks * rule.keep), _most_always(rule, sizes)))
+        return Settled(live, always, all_live, most, torch.arange(most, device=live.device) < wanted)
+
+
+def choose(
+    importance: torch.Tensor, live: torch.Tensor, rule: Rule, sizes: Sizes, settled: Settled | None = None
+) -> torch.Tensor:
     """The kept blocks (B, K, MB, NB) from logarithms of their weights and from which are live, which broadcasts.
 
-    Of equal ones, the first is kept. A weight that is nan counts as the largest.
+    Of equal ones, the first is kept. A weight that is nan counts as the largest. What is `settled` for these live
+    blocks, this rule and these sizes may be given, where a choice is made again and again.
     """
-    live = live.expand(importance.shape)
     if rule.keeps_all or importance.numel() == 0:
-        return live.clone()
+        return live.expand(importance.shape).clone()
     logits = finite(importance)
-    always = always_kept(live, rule, sizes)
+    settled = settled or Settled.of(live.expand(importance.shape), rule, sizes)
+    live, always = settled.live, settled.always
     match rule.rule:
         case "top_k":
-            return _largest(logits, live, always, rule, sizes)
+            return _largest(logits, settled)
         case "threshold":
             least = _masked(logits, live).amax(dim=-1, keepdim=True).double() + math.log(rule.threshold)
             return live & ((logits.double() >= least) | always)
@@ -120,14 +150,17 @@ def _order(logits: torch.Tensor, live: torch.Tensor, always: torch.Tensor) -> to
     return torch.where(always, order + first, torch.where(live, order, order - first))
 
 
-def _largest(logits: torch.Tensor, live: torch.Tensor, always: torch.Tensor, rule: Rule, sizes: Sizes) -> torch.Tensor:
-    blocks = live.shape[-1]
-    wanted = (live.sum(dim=-1, keepdim=True) * rule.keep - ROUNDING).ceil()
-    wanted = torch.maximum(wanted, always.sum(dim=-1, keepdim=True))
-    most = min(blocks, max(math.ceil(blocks * rule.keep), _most_always(rule, sizes)))
-    places = _order(logits, live, always).topk(most, dim=-1).indices
-    taken = (torch.arange(most, device=live.device) < wanted).expand(places.shape)
-    return torch.zeros_like(live).scatter_(-1, places, taken)
+def _largest(logits: torch.Tensor, settled: Settled) -> torch.Tensor:
+    if logits.numel() <= FEW_BLOCKS:
+        # Few operations count for more than few comparisons.
+        kept_first = logits.masked_fill(settled.always, torch.inf)
+        if not settled.all_live:
+            kept_first = kept_first.masked_fill(~settled.live, -torch.inf)
+        places = kept_first.sort(dim=-1, descending=True, stable=True).indices[..., : settled.most]
+    else:
+        places = _order(logits, settled.live, settled.always).topk(settled.most, dim=-1).indices
+    chosen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+    return chosen.scatter_(-1, places, settled.taken.expand(places.shape))
 
 
 def _heaviest(logits: torch.Tensor, live: torch.Tensor, always: torch.Tensor, mass: float) -> torch.Tensor:
@@ -141,13 +174,16 @@ def _heaviest(logits: torch.Tensor, live: torch.Tensor, always: torch.Tensor, ma
     return live & (torch.zeros_like(live).scatter_(-1, places, needed) | always)
 
 
-def over_groups(importance: torch.Tensor, live: torch.Tensor, group: int) -> torch.Tensor:
+def over_groups(importance: torch.Tensor, live: torch.Tensor, group: int, *, all_live: bool = False) -> torch.Tensor:
     """(B, H, MB, NB) for query heads as (B, K, MB, NB) for key heads: the most that a block weighs for any head.
 
-    Heads are compared by the share of a block in what all live blocks weigh for the head.
+    Heads are compared by the share of a block in what all live blocks weigh for the head. `all_live` says that
+    no block is dead.
     """
     if group == 1:
         return importance
+    if all_live:
+        return split_axis(finite(importance).log_softmax(dim=-1), 1, (-1, group)).amax(dim=2)
     dead = ~live
     shares = finite(importance).masked_fill(dead, -torch.inf).log_softmax(dim=-1).masked_fill(dead, -torch.inf)
     return split_axis(shares, 1, (-1, group)).amax(dim=2)

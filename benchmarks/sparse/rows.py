@@ -32,6 +32,11 @@ class Settings:
         return self.lengths or (quick if self.quick else every)
 
 
+def heads_of(length: int) -> int:
+    """Heads of a problem: as many as models have where that does not take long, and never one alone."""
+    return max(2, min(8, 32768 // length))
+
+
 @dataclass(frozen=True)
 class Row:
     """One line: what was measured, its figures by name, the bar and whether it is held; None where there is no bar.

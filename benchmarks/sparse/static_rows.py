@@ -16,7 +16,7 @@ from benchmarks.cpu.problems import Plain
 from benchmarks.cpu.rivals import flex_compiled
 
 from .masks import Fractions, SparseCase, block_table, static_masks
-from .rows import Row, Settings, native_call, runner
+from .rows import Row, Settings, heads_of, native_call, runner
 
 WIDTH, SEED = 64, 0
 IDEAL, FLEX, GIVEN = 0.8, 4.0, 0.7
@@ -28,9 +28,9 @@ ROUNDOFF, ROWS_CHECKED = {f32: 2.0**-24, bf16: 2.0**-8, f16: 2.0**-11}, 64
 def static(settings: Settings) -> Iterator[Row]:
     """Time without a mask over time with it, as a part of what the tiles allow that hold a kept score."""
     for length in settings.chosen((4096,), (4096, 8192, 16384)):
-        shape = Shape(1, 1, 1, length, length)
+        heads = heads_of(length)
         for name, form in static_masks(length).items():
-            yield _static(name, form, shape, settings)
+            yield _static(name, form, Shape(1, heads, heads, length, length), settings)
 
 
 def _static(name: str, form: Form, shape: Shape, settings: Settings) -> Row:
@@ -51,7 +51,7 @@ def _static(name: str, form: Form, shape: Shape, settings: Settings) -> Row:
     }  # fmt: skip
     note = f"no tile keeps more than {counted.kept / counted.live:.2f} of what it computes"
     return Row(
-        f"{name}, N = {shape.keys}", figures, f">= {IDEAL} of the ideal (live tiles)",
+        f"{name}, N = {shape.keys}, {shape.heads} heads", figures, f">= {IDEAL} of the ideal (live tiles)",
         speedup * counted.live >= IDEAL, note if counted.kept < IDEAL * counted.live else "", times.seconds,
     )  # fmt: skip
 
