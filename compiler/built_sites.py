@@ -104,9 +104,11 @@ class SiteBuilder:
 
     def _prepared(self, site: Outlined, sparsity: Any) -> Prepared:
         """What an outlined attention becomes; worked out once for equal ones, since estimates take time."""
-        key = (site.name[-1], sparsity, tuple(self.passes), site.same_lengths)
+        # Calibration makes kernels of the attention itself.
+        passes = tuple(self.passes) if self.calibration is None else ()
+        key = (site.name[-1], sparsity, passes, site.same_lengths)
         if key not in _prepared or not self.options.cache:
-            _prepared[key] = prepare(site.module, sparsity, self.passes, same_lengths=site.same_lengths)
+            _prepared[key] = prepare(site.module, sparsity, passes, same_lengths=site.same_lengths)
         return _prepared[key]
 
     def _build(self, prepared: Prepared, outlined: Outlined) -> BuiltSite:

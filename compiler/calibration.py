@@ -257,7 +257,8 @@ class AutoRunner:
 def _predicted(selection: Selection, kept: float, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> float:
     """The share of dense time by the cost model, where the fraction `kept` of all live blocks is chosen."""
     own = dict(selection.parameters)
-    sizes = Estimate(q.shape[2], k.shape[2], q.shape[3], v.shape[3], selection.rows, selection.block, own)
+    heads = q.shape[0] * q.shape[1]
+    sizes = Estimate(q.shape[2], k.shape[2], q.shape[3], v.shape[3], selection.rows, selection.block, own, heads)
     return share_of_dense(selection.estimator, kept, sizes)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Estimate:
-    """The sizes of one head's attention, and of an estimate for it.
+    """The sizes of one head's attention, and of an estimate for it, in a call with `heads` of all batches.
 
     `queries` and `keys` of `width` and `value_width` channels, in blocks of `rows` and `block`; `own` are the
     estimator's own parameters.
@@ -21,6 +21,7 @@ class Estimate:
     rows: int
     block: int
     own: Mapping[str, int]
+    heads: int = 1
 
     @property
     def dense(self) -> float:
@@ -78,11 +79,14 @@ ESTIMATES: Mapping[str, Callable[[Estimate], float]] = {
 }
 """Multiply-adds of each estimator, with a summary made anew."""
 
+FIXED = 5e7
+"""Multiply-adds that take as long as the operations of a choice do on almost nothing: half a millisecond of a core."""
+
 SCATTERED = 1.15
 """How much longer a listed block takes than one of many in a row: its tiles are found one by one."""
 
 
 def share_of_dense(estimator: str, kept: float, estimate: Estimate) -> float:
     """The predicted time of estimate, choice and attention on the fraction `kept`, as a share of dense attention."""
-    work = ESTIMATES[estimator](estimate)
+    work = ESTIMATES[estimator](estimate) + FIXED / max(1, estimate.heads)
     return min(1.0, kept * SCATTERED) + work / max(1.0, estimate.dense)
