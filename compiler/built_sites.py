@@ -15,7 +15,7 @@ from .mask_algebra import Mask
 from .options import Options
 from .prepare_site import Prepared, prepare
 from .site_program import ProgramRunner
-from .sites import CompiledSite, SiteCompiler, canonical_text, outline
+from .sites import CompiledSite, SiteCompiler, canonical_text, located_text, outline
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ class SiteBuilder:
         """What an outlined attention becomes; worked out once for equal ones, since estimates take time."""
         # Calibration makes kernels of the attention itself.
         passes = tuple(self.passes) if self.calibration is None else ()
-        key = (site.name[-1], sparsity, passes, site.same_lengths)
+        # Locations are part of what dumps and errors show.
+        key = (located_text(site.module), sparsity, passes, site.same_lengths)
         if key not in _prepared or not self.options.cache:
             _prepared[key] = prepare(site.module, sparsity, passes, same_lengths=site.same_lengths)
         return _prepared[key]

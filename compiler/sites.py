@@ -137,6 +137,14 @@ def canonical_text(module: Operation) -> str:
     return print_operation(copy)
 
 
+def located_text(module: Operation) -> str:
+    """The text of a module with locations, but without the names of functions."""
+    copy = module.clone()
+    for op in copy.walk():
+        op.properties.pop("sym_name", None)
+    return print_operation(copy, locations=True)
+
+
 def ir_hash(*texts: str) -> str:
     """A name for canonical texts, in their order: the same from every door a model comes in by."""
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

@@ -14,6 +14,9 @@ from attir.ir.dialects import arith
 from attir.ir.dialects.math import AbsIOp
 from benchmarks.attention_cases import Captures, Case, Element, Form, Position, Shape, window
 
+GRID = "2-D"
+"""How the names of masks begin that see the positions of a grid."""
+
 PART = 16
 """One in so many keys is kept, or documents there are."""
 

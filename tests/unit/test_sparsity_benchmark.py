@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from attir.ir.attributes import f32
 from benchmarks import sparsity
 from benchmarks.attention_cases import Shape
 from benchmarks.sparse import static_rows
-from benchmarks.sparse.masks import Fractions, SparseCase, block_table, static_masks
+from benchmarks.sparse.masks import GRID, Fractions, SparseCase, block_table, static_masks
 from benchmarks.sparse.rows import Row, Settings
 
 if problem := native_problem():
@@ -56,7 +57,7 @@ def test_a_table_keeps_its_part_of_every_row_and_differs_between_heads() -> None
 
 def test_rows_without_a_mask_beside_rows_with_one() -> None:
     rows = list(static_rows.static(TINY))
-    assert len(rows) == len(static_masks(256))
+    assert len(rows) == sum(not name.startswith(GRID) for name in static_masks(256)) == 4
     for row in rows:
         assert 0 < float(row.figures["kept"]) <= float(row.figures["live"]) <= 1
         assert row.held is not None and set(row.times) == {"dense", "masked"}
@@ -68,7 +69,9 @@ def test_flex_attention_is_given_the_same_problem() -> None:
     """Compiling it takes seconds, and its result is that of the plain function."""
     case = SparseCase(f32, 16, lse=False, mask=static_masks(256)["16 documents"])
     q, k, v, captures = case.tensors(Shape(1, 1, 1, 256, 256))
-    with pytest.warns(UserWarning, match="flex_attention called without torch.compile"):
+    with warnings.catch_warnings():
+        # PyTorch says once in a process that it was not compiled.
+        warnings.simplefilter("ignore", UserWarning)
         out = static_rows.flex_plain(case.mask, captures, 256)(q, k, v)
     assert static_rows.last_rows_error(case, (q, k, v), captures, out) < 1e-6
 
