@@ -37,6 +37,10 @@ def attir_backend(
     if unknown := named.keys() - Options.__dataclass_fields__.keys():
         known = ", ".join(Options.__dataclass_fields__)
         raise BackendError(Diagnostic(UNKNOWN, f"unknown option '{min(unknown)}'; expected {known}"))
+    if named.get("sparsity") == "auto":
+        raise BackendError(
+            Diagnostic(UNKNOWN, "sparsity='auto' is calibrated on what attir.compile returns; expected that instead")
+        )
     if isinstance(kinds := named.get("backend_options"), Mapping):
         named["backend_options"] = tuple(sorted(cast("Mapping[str, Any]", kinds).items()))
     try:

@@ -29,8 +29,11 @@ ESTIMATORS: Mapping[str, Mapping[str, int]] = {
 }
 """Every estimator with its own parameters and their defaults; 0 stands for what the sizes say."""
 
-GIVEN: Mapping[str, tuple[str, ...]] = {"pooled": ("gate_q", "gate_k", "gate"), "low_rank": ("basis",)}
-"""Tensors that an estimator takes, if they are given."""
+GIVEN: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "pooled": (("gate_q", "gate_k"), ("gate",)),
+    "low_rank": (("basis",),),
+}
+"""Tensors that an estimator takes, if they are given: those of one tuple, together."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,8 @@ def _own(
     estimator: str, own: Mapping[str, Any]
 ) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, torch.Tensor], ...]]:
     """The estimator's own numbers, with defaults, and tensors, by name."""
-    numbers, tensors = ESTIMATORS[estimator], GIVEN.get(estimator, ())
+    numbers, together = ESTIMATORS[estimator], GIVEN.get(estimator, ())
+    tensors = tuple(name for names in together for name in names)
     for name in own:
         if name not in (*numbers, *tensors):
             known = ", ".join((*numbers, *tensors)) or "none"
@@ -165,10 +169,14 @@ def _own(
     for name in tensors:
         if name in own and not hasattr(own[name], "shape"):
             raise error(f"'{name}' must be a tensor, but is {own[name]!r}")
+    given = tuple(name for name in tensors if name in own)
+    if given and given not in together:
+        expected = " or ".join(" and ".join(names) for names in together)
+        raise error(f"estimator '{estimator}' takes {expected}, but {' and '.join(given)} is given")
     found = [
         (name, _whole(name, own.get(name, default), 0 if default == 0 else 1)) for name, default in numbers.items()
     ]
-    return tuple(sorted(found)), tuple((name, own[name]) for name in tensors if name in own)
+    return tuple(sorted(found)), tuple((name, own[name]) for name in given)
 
 
 def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:

@@ -287,3 +287,11 @@ def test_a_mask_means_positions_in_the_sequence_when_a_model_decodes(cache: str 
     model.forward = compiled_anew(model.forward, sparsity=mask)
     arguments: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "cache_implementation": cache}
     assert torch.equal(model.generate(tokens(), **arguments), expected)
+
+
+def test_a_backend_by_name_cannot_be_calibrated() -> None:
+    torch._dynamo.reset()
+    options: dict[str, Any] = {"sparsity": "auto", "max_error": 0.1}
+    run: Any = torch.compile(full, backend="attir", options=options)  # pyright: ignore[reportUnknownMemberType]
+    with pytest.raises(attir.CompileError, match=r"is calibrated on what attir\.compile returns"):
+        run(*problem())

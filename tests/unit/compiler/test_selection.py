@@ -34,6 +34,11 @@ from attir.sparsity import select
         ({"estimator": "centroids", "levels": 3}, "levels must be 1 or 2, but is 3"),
         ({"estimator": "low_rank", "rank": -1}, "rank must be a whole number of at least 0, but is -1"),
         ({"estimator": "low_rank", "basis": 3}, "'basis' must be a tensor, but is 3"),
+        ({"estimator": "pooled", "gate_q": torch.eye(2)}, "takes gate_q and gate_k or gate, but gate_q is given"),
+        (
+            {"estimator": "pooled", "gate": torch.eye(2), "gate_q": torch.eye(2)},
+            "takes gate_q and gate_k or gate, but gate_q and gate is given",
+        ),
         ({"threshold": 2.0}, "threshold must be in [0, 1], but is 2.0"),
         ({"threshold": 0.1, "mass": 0.9}, "threshold and mass are two rules; expected one of them"),
         ({"rule": "cumulative"}, "rule 'cumulative' needs mass=, but none is given"),
