@@ -18,6 +18,7 @@ from ..attributes import (
     f16,
     f32,
     i1,
+    i8,
     i64,
     index,
     is_float,
@@ -27,11 +28,13 @@ from ..core import Block, Operation, Region, Value
 from ..define import Body, Constraint, Hint, Op, Operand, OptionalProp, Prop, Result, Variadic
 from ..diagnostics import op_error
 from ..dialect import Dialect
+from ..storage import Storage
+from .attn_storage import FLOATS_4D, STORAGE_OPS, DequantizeOp
 from .attn_tokens import TOKEN_OPS
 
-FLOAT_TENSOR_4D = Constraint(
-    "a tensor of float of rank 4 (batch, head, position, dimension)",
-    lambda t: isinstance(t, TensorType) and is_float(t) and t.rank == 4,
+OPERAND_4D = Constraint(
+    "a tensor of float or i8 of rank 4 (batch, head, position, dimension)",
+    lambda t: isinstance(t, TensorType) and (is_float(t) or t.element == i8) and t.rank == 4,
 )
 NORMALISERS = ("softmax", "max")
 POSITIONS: tuple[str, ...] = ("b", "h", "m", "n")
@@ -128,6 +131,10 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
         value   (b, h, n, e, v) -> x    the same of v
         output  (o, b, h, m, e) -> o    gates, casts
 
+    An operand may be stored in few bits (see `ir/storage.py`): its region then reads it with `attn.dequantize`, which
+    says how, and what the region yields is rounded to out's element type. Such operands have element types of their
+    own; the others have out's. Of k and v at most one may be packed along tokens: the other tells how many there are.
+
     Each takes the captures last. What `query`, `key` and `value` yield is rounded to the element
     type of their operand, as a tensor of it would be. The lse counts the sink; without one a row
     that keeps no key gives out 0 (before `output`) and lse -inf. With `empty_score` every key of such
@@ -140,7 +147,7 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
     were absorbed, and why.
     """
 
-    q, k, v = Operand(FLOAT_TENSOR_4D), Operand(FLOAT_TENSOR_4D), Operand(FLOAT_TENSOR_4D)
+    q, k, v = Operand(OPERAND_4D), Operand(OPERAND_4D), Operand(OPERAND_4D)
     captures = Variadic(TensorType)
     scale = Prop(FloatAttr, default=FloatAttr(1.0, f32))
     group = Prop(IntegerAttr, default=IntegerAttr(1))
@@ -156,7 +163,7 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
     weight, sink = Body(trailing=True), Body(trailing=True)
     query, key, value = Body(trailing=True), Body(trailing=True), Body(trailing=True)
     output = Body(trailing=True)
-    out, lse = Result(FLOAT_TENSOR_4D), Result(TensorType)
+    out, lse = Result(FLOATS_4D), Result(TensorType)
 
     def region(self, name: str) -> Region:
         """The region called `name`, an empty one where there is none."""
@@ -181,12 +188,32 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
         """The regions there are, with their names."""
         return [(name, region) for name in REGIONS if not (region := self.region(name)).empty]
 
+    def stored(self, name: str) -> Storage | None:
+        """The storage of the operand that the region called `name` reads; None where it is what it seems."""
+        op = next((op for op in self.region(name).walk() if DequantizeOp.match(op) is not None), None)
+        return None if op is None else DequantizeOp(op).format
+
     @property
     def shapes(self) -> tuple[TensorType, TensorType, TensorType]:
-        """The types of q, k and v."""
-        q, k, v = self.q.type, self.k.type, self.v.type
-        assert isinstance(q, TensorType) and isinstance(k, TensorType) and isinstance(v, TensorType)
+        """The types of q, k and v as they enter the products, of those that are stored in few bits too."""
+        q, k, v = (self._rows_type(name) for name in ("query", "key", "value"))
         return q, k, v
+
+    def _rows_type(self, name: str) -> TensorType:
+        type_, storage, out = self.operand(name).type, self.stored(name), self.out.type
+        assert isinstance(type_, TensorType) and isinstance(out, TensorType)
+        if storage is None:
+            return type_
+        tokens = type_.shape[2]
+        if storage.axis == "tokens":
+            other = self.operand("value" if name == "key" else "key").type
+            assert isinstance(other, TensorType)
+            tokens = other.shape[2]
+        return TensorType((*type_.shape[:2], tokens, storage.width), out.element)
+
+    def operand(self, name: str) -> Value:
+        """What the region called `name` reads: q for "query"."""
+        return {"query": self.q, "key": self.k, "value": self.v}[name]
 
     def region_types(self, region: str) -> list[Type]:
         """The block argument types of the region called `region`."""
@@ -216,6 +243,7 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
             op_error(self.operation, f"normaliser max is for no empty_score, but there is {self.empty_score}")
 
     def _verify_shapes(self) -> None:
+        self._verify_storage()
         q, k, v = self.shapes
         if not q.element == k.element == v.element:
             op_error(self.operation, f"element types differ: q has {q.element}, k has {k.element}, v has {v.element}")
@@ -227,6 +255,21 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
         heads, key_heads, group = q.shape[1], k.shape[1], self.group.value
         if isinstance(heads, int) and isinstance(key_heads, int) and heads != key_heads * group:
             op_error(self.operation, f"group {group} times {key_heads} key heads must be {heads} query heads")
+
+    def _verify_storage(self) -> None:
+        formats = {name: self.stored(name) for name in ("query", "key", "value")}
+        for name, storage in formats.items():
+            arguments = self.region(name).block.arguments if storage is not None else []
+            for op in self.region(name).walk():
+                found = DequantizeOp.match(op)
+                if found is not None and (found.format != storage or found.source not in arguments):
+                    op_error(op, f"must read the operand of region '{name}', always in one storage: {storage}")
+            operand = self.operand(name).type
+            if storage is None and isinstance(operand, TensorType) and operand.element == i8:
+                op_error(self.operation, f"region '{name}' must read codes with 'attn.dequantize', but is {operand}")
+        along_tokens = [name for name, storage in formats.items() if storage is not None and storage.axis == "tokens"]
+        if len(along_tokens) > 1 or "query" in along_tokens:
+            op_error(self.operation, f"one of k and v may be packed along tokens, but {', '.join(along_tokens)} are")
 
     def _same(self, what: str, a: str, ta: TensorType, i: int, b: str, tb: TensorType, j: int) -> None:
         x, y = ta.shape[i], tb.shape[j]
@@ -293,7 +336,7 @@ class SelectOp(Op, name="attn.select", pure=True, isolated=True):
     interpreter.
     """
 
-    q, k = Operand(FLOAT_TENSOR_4D), Operand(FLOAT_TENSOR_4D)
+    q, k = Operand(FLOATS_4D), Operand(FLOATS_4D)
     captures = Variadic(TensorType)
     estimator = Prop(StringAttr)
     parameters = Prop(DictAttr, default=DictAttr(()))
@@ -350,7 +393,7 @@ class QueryPositionsOp(Op, name="attn.query_positions", pure=True, isolated=True
     and at m if there are more queries than keys. So does a query that sees no key.
     """
 
-    q, k = Operand(FLOAT_TENSOR_4D), Operand(FLOAT_TENSOR_4D)
+    q, k = Operand(FLOATS_4D), Operand(FLOATS_4D)
     captures = Variadic(TensorType)
     mask = Body(optional=True)
     positions = Result(TensorType)
@@ -367,4 +410,4 @@ class QueryPositionsOp(Op, name="attn.query_positions", pure=True, isolated=True
 HOLDERS = (AttentionOp.op_name, RowSumOp.op_name, SelectOp.op_name, QueryPositionsOp.op_name)
 """Whose regions end with `attn.yield`."""
 MANDATORY_REGIONS = 2
-ATTN = Dialect("attn", (AttentionOp, RowSumOp, SelectOp, QueryPositionsOp, *TOKEN_OPS, YieldOp))
+ATTN = Dialect("attn", (AttentionOp, RowSumOp, SelectOp, QueryPositionsOp, *TOKEN_OPS, *STORAGE_OPS, YieldOp))

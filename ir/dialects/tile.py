@@ -17,11 +17,14 @@ from ..attributes import (
     UnitAttr,
     element_type,
     i1,
+    i8,
     index,
+    is_float,
 )
 from ..define import Body, Hint, Op, Operand, OptionalProp, Prop, Result, Variadic
 from ..diagnostics import op_error
 from ..dialect import Dialect
+from ..storage import Storage
 
 GRID_AXES = 3
 REDUCTIONS = ("max", "sum")
@@ -165,6 +168,39 @@ class LoadOp(Op, name="tile.load"):
 
     def verify(self) -> None:
         _check_tile(self, self.source.type, self.out.type, len(self.offsets), self.boundary)
+
+
+class LoadCodesOp(Op, name="tile.load_codes"):
+    """The codes of packed integers, unpacked: a tile (rows, channels) from `offsets` on, a row and a channel.
+
+        %c = "tile.load_codes"(%k_head, %start_n, %first) <{bits = 4 : i64, signed = true, width = 128 : i64, ...}>
+            : (tensor<?x64xi8>, index, index) -> tensor<64x128xf16>
+
+    The source holds rows of `width` channels packed as `ir.storage.Storage` says (along channels). Codes are whole
+    numbers in the result's type, a float or i8. Rows past the end of axis 0 (in `boundary`) and channels past `width`
+    read as zero.
+    """
+
+    source = Operand(TensorType)
+    offsets = Variadic(IndexType)
+    bits, signed, width = Prop(IntegerAttr), Prop(IntegerAttr), Prop(IntegerAttr)
+    boundary = Prop(DenseArrayAttr, default=DenseArrayAttr(()))
+    out = Result(TensorType)
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(bits=self.bits.value, signed=bool(self.signed.value), zero=True, width=self.width.value)
+
+    def verify(self) -> None:
+        source, out = self.source.type, self.out.type
+        assert isinstance(source, TensorType) and isinstance(out, TensorType)
+        wanted = source.with_shape(source.shape[0], self.storage.stored_width).with_element(i8)
+        if source != wanted:
+            op_error(self.operation, f"source must be {wanted}, but is {source}")
+        if not (is_float(out) or out.element == i8) or out.rank != 2 or len(self.offsets) != 2:
+            op_error(self.operation, f"takes a row and a channel to a matrix of float or i8, but gives {out}")
+        if any(not isinstance(d, int) for d in out.shape):
+            op_error(self.operation, f"a tile must have constant sizes, but is {out}")
 
 
 class StoreOp(Op, name="tile.store"):
@@ -333,7 +369,7 @@ class AtomicAddOp(Op, name="tile.atomic_add"):
 TILE = Dialect(
     "tile",
     (
-        KernelOp, YieldOp, ReturnOp, ProgramIdOp, SliceOp, GroupRowsOp, LoadOp, StoreOp, GatherOp, DotOp, ReduceOp,
-        AnyOp, BroadcastOp, TransposeOp, IotaOp, AtomicAddOp,
+        KernelOp, YieldOp, ReturnOp, ProgramIdOp, SliceOp, GroupRowsOp, LoadOp, LoadCodesOp, StoreOp, GatherOp, DotOp,
+        ReduceOp, AnyOp, BroadcastOp, TransposeOp, IotaOp, AtomicAddOp,
     ),
 )  # fmt: skip
