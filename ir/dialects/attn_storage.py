@@ -56,12 +56,12 @@ class QuantizeOp(Op, name="attn.quantize", pure=True):
 
         %codes, %scale[, %zero] = "attn.quantize"(%x) <{storage = {...}}> : (tensor<BxHxNxD>) -> ...
 
-    Each group that shares a scale is stored with its own. Of integers without a zero, scale is max |x| / (2^(bits-1) - 1)
-    where codes are signed, else max(x, 0) / (2^bits - 1); with one it is (max - min) / (2^bits - 1), and the zero puts
-    min at the least code. Of floats scale is max |x| / the largest number of the kind. Scales and zeros are rounded to
-    their type first, then codes are (x - zero) / scale, rounded to the nearest (even) and kept in range. Where scale is 0
-    codes are 0, or the least with a zero: a group of one number is exact. A nan in a group makes its scale nan, infinity
-    makes it infinite, and all that is read from such a group is nan.
+    Each group that shares a scale is stored with its own. Of integers without a zero, scale is
+    max |x| / (2^(bits-1) - 1) where codes are signed, else max(x, 0) / (2^bits - 1); with one it is
+    (max - min) / (2^bits - 1), and the zero puts min at the least code. Of floats scale is max |x| / the largest number
+    of the kind. Scales and zeros are rounded to their type first, then codes are (x - zero) / scale, rounded to the
+    nearest (even) and kept in range. Where scale is 0 codes are 0, or the least with a zero: a group of one number is
+    exact. A nan in a group makes its scale nan, infinity makes it infinite, and all that is read from it is nan.
     """
 
     x = Operand(FLOATS_4D)

@@ -12,6 +12,10 @@ from .attn_tokens import TOKEN_HANDLERS
 from .call import Array, Call, Handler
 from .rounding import round_array
 from .select import SELECT
+from .storage import STORAGE
+
+OPERANDS = ("query", "key", "value")
+"""The regions that read q, k and v."""
 
 SCORES_AT_ONCE = 1 << 22
 """How many scores are held in memory; bounds the chunks, never the result."""
@@ -25,8 +29,8 @@ def attention(call: Call) -> Sequence[Array]:
     a row without any key reads no value.
     """
     op, real = AttentionOp(call.op), call.real
-    _check_sizes(op, *call.operands[:3])
-    q, k, v = (_rows(call, name, position) for position, name in enumerate(("query", "key", "value")))
+    q, k, v = (_rows(call, name, position) for position, name in enumerate(OPERANDS))
+    _check_sizes(op, q, k, v)
     k, v = (np.repeat(x, op.group.value, axis=1) for x in (k, v))
     batch, heads, rows, _ = q.shape
     out, lse = np.empty((batch, heads, rows, v.shape[3]), real), np.empty((batch, heads, rows), real)
@@ -52,9 +56,21 @@ def _rows(call: Call, region: str, position: int) -> Array:
     op, source = AttentionOp(call.op), call.operands[position]
     if op.region(region).empty:
         return source.astype(call.real)
-    (rows,) = call.run(op.region(region), [*_positions(source.shape, 0), source, *call.operands[3:]])
-    rounded = round_array(rows, call.op.operands[position].type, call.precise)
-    return np.broadcast_to(rounded, source.shape).astype(call.real)
+    shape = _logical_shape(op, region, call.operands)
+    (rows,) = call.run(op.region(region), [*_positions(shape, 0), source, *call.operands[3:]])
+    rounded = round_array(rows, op.shapes[position], call.precise)
+    return np.broadcast_to(rounded, shape).astype(call.real)
+
+
+def _logical_shape(op: AttentionOp, region: str, operands: Sequence[Array]) -> tuple[int, ...]:
+    """The shape of the numbers behind q, k or v, which may be stored in few bits."""
+    shape, storage = operands[OPERANDS.index(region)].shape, op.stored(region)
+    if storage is None:
+        return shape
+    tokens = shape[2]
+    if storage.axis == "tokens":
+        tokens = operands[OPERANDS.index("value" if region == "key" else "key")].shape[2]
+    return (*shape[:2], tokens, storage.width)
 
 
 def _sinks(call: Call, shape: Sequence[int], start: int) -> Array:
@@ -139,5 +155,6 @@ ATTN: Mapping[str, Handler] = {
     "attn.row_sum": row_sum,
     "attn.query_positions": query_positions,
     **SELECT,
+    **STORAGE,
     **TOKEN_HANDLERS,
 }
