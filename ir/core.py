@@ -238,6 +238,12 @@ class Region:
     def empty(self) -> bool:
         return not self.blocks
 
+    def walk(self) -> Iterator[Operation]:
+        """Yield every operation inside, outermost first."""
+        for block in self.blocks:
+            for op in list(block.ops):
+                yield from op.walk()
+
     def clone(self, mapping: dict[Value, Value] | None = None) -> Region:
         mapping = {} if mapping is None else mapping
         region = Region()

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import ClassVar
 
 from ..ir.attributes import (
-    Attribute,
     DenseArrayAttr,
     FloatType,
     IntegerAttr,
@@ -21,7 +20,7 @@ from ..ir.attributes import (
 from ..ir.builder import Builder
 from ..ir.core import Block, Operation, Region, Value
 from ..ir.diagnostics import op_error
-from ..ir.dialects.arith import MinSIOp, MulFOp, NegFOp
+from ..ir.dialects.arith import MinSIOp, MulFOp
 from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.func import FuncOp, ReturnOp
 from ..ir.dialects.scf import ForOp
@@ -31,14 +30,15 @@ from ..ir.dialects.tile import YieldOp as GridYieldOp
 from .analyze_mask import analyze_mask
 from .empty_rows import EmptyRows
 from .head_pieces import head_pieces
-from .kernel_frame import KernelFrame, part_of, size_of, width_of
+from .kernel_frame import KernelFrame, part_of, size_of
 from .key_ranges import KeyRanges, key_ranges, whole_tiles
 from .manager import Pass, PassContext
 from .mask_plan import MaskPlan
 from .mask_structure import MaskStructure
 from .masked_loops import MaskedLoops
 from .merge_splits import PARTS, merge_kernel, partial_types
-from .row_regions import KeyRows, OutputChange, RowPlace, RowRegion, output_change, tiles_like
+from .query_tiles import QueryTiles
+from .row_regions import KeyRows, OutputChange, RowPlace, RowRegion, output_change
 from .row_tiles import Place, RowPositions, RowTiles
 from .schedule import ELEMENTS, FLOAT8, Schedule, warps_of
 from .sink_start import sink_start
@@ -51,9 +51,9 @@ from .softmax_loop import (
     not_pipelined,
     piece_name,
     starts,
-    widened,
 )
 from .softmax_results import log_sum, one_where_zero, store_out
+from .stored_products import StoredProducts
 from .tile_builder import ROWS, IndexMath, Tile, TileBuilder
 from .tile_lists import ListedLoops, TileLists, tile_lists
 from .tile_regions import RegionPositions, TileRegion, hoist
@@ -89,6 +89,8 @@ class LowerAttention(Pass):
             site = _site(function)
             assert operation.parent is not None
             schedule = Schedule.of(site.attention)
+            if schedule.specialised and any(site.attention.stored(name) for name in ("query", "key", "value")):
+                op_error(site.attention.operation, "specialised warps copy q, k and v as they are, but some are codes")
             lowering = _Lowering(site, schedule, WHOLE if schedule.specialised else "")
             kernels = [lowering.kernel()]
             if schedule.specialised:
@@ -133,10 +135,9 @@ def _site(function: FuncOp) -> _Site:
     returned = ReturnOp(ops[1]).values
     if any(v.defining_op is not attention.operation for v in returned) or len(set(returned)) != len(returned):
         op_error(ops[1], "must return results of the attention, each at most once, for the function to become a kernel")
-    for name, operand in zip("qkv", attention.operation.operands, strict=False):
-        element = operand.type.element if isinstance(operand.type, TensorType) else operand.type
-        if not isinstance(element, FloatType) or element.name not in (*ELEMENTS, *FLOAT8):
-            op_error(attention.operation, f"kernels take f16, bf16, f32 or 8-bit floats, but {name} is {operand.type}")
+    for name, type_ in zip("qkv", attention.shapes, strict=True):
+        if not isinstance(type_.element, FloatType) or type_.element.name not in (*ELEMENTS, *FLOAT8):
+            op_error(attention.operation, f"kernels take f16, bf16, f32 or 8-bit floats, but {name} is {type_}")
     if is_float8(attention.shapes[0].element) and not (attention.weight.empty and attention.empty_score is None):
         op_error(attention.operation, "cannot change 8-bit weights, nor average values of rows without a key in 8 bits")
     return _Site(function, attention, returned)
@@ -261,18 +262,23 @@ class _Lowering:
         query = self._rows.rows_of(builder, q, place, "q_head")
         keys, values = (part_of(builder, x, (place.b, place.key_head), f"{n}_head") for x, n in ((k, "k"), (v, "v")))
         element, native = attention.shapes[0].element, bool(schedule.lanes)
-        # Specialised warps copy q as it is.
-        may_negate = self.part != WHOLE
-        scaling = Scaling.of(attention.scale.value, attention.score, element, native=native, may_negate=may_negate)
         captures = self._captures(block)
-        regions = self._row_regions(captures, (q, k, v))
+        stored = StoredProducts.of(attention, captures, schedule, self.site.structure)
+        # Specialised warps copy q as it is, and so do products of codes.
+        may_negate = self.part != WHOLE and stored.of_codes is None
+        scaling = Scaling.of(attention.scale.value, attention.score, element, native=native, may_negate=may_negate)
+        scaling = stored.scaling(scaling)
+        regions = self._row_regions(captures, (q, k, v), stored)
         row_place = RowPlace(Tile(place.b), rows.h, rows.m, rows.valid)
-        q_tiles = self._query_tiles(builder, query, place.start_m, row_place, pieces.keys, scaling, regions["query"])
+        queries = QueryTiles(schedule, scaling, regions["query"], stored, bulk=self.part == WHOLE)
+        q_tiles = queries.emit(builder, query, place.start_m, row_place, pieces.keys)
         score = self._hoist(attention.score, tiles, place, rows, captures)
         mask = self._hoist(attention.mask, tiles, place, rows, captures) if self.site.structure.opaque else None
         loop = SoftmaxLoop(
             schedule, scaling, q_tiles, keys, values, pieces.keys, pieces.values, rows.valid, score,
-            self._key_rows(regions["key"], place), self._key_rows(regions["value"], place),
+            stored.key_rows(place) or self._key_rows(regions["key"], place),
+            stored.value_rows(place) or self._key_rows(regions["value"], place),
+            query_scale=stored.query_scale(tiles, place, rows),
         )  # fmt: skip
         weight = self._hoist(attention.weight, tiles, place, rows, captures)
         loop = replace(loop, weight=weight, largest=attention.normaliser.value == "max")
@@ -282,56 +288,43 @@ class _Lowering:
             empty_rows = EmptyRows(loop, attention.empty_score.value, place.key_length, place.splits)
             result = empty_rows.emit(builder, result)
         change = None if self._partial else output_change(regions["output"], row_place)
-        self._emit_results(builder, block, place, pieces.values, result, scaling, change)
+        scaled = self._scaled(builder, stored, place, pieces.values, result)
+        self._emit_results(builder, block, place, pieces.values, scaled, scaling, change)
         builder.create(KernelReturnOp)
 
-    def _row_regions(self, captures: list[Value], operands: Sequence[Value]) -> dict[str, RowRegion | None]:
+    def _scaled(
+        self, builder: Builder, stored: StoredProducts, place: Place, pieces: Sequence[int], result: Carried
+    ) -> Carried:
+        """The result with the scales of values that all tokens share."""
+        accs = [
+            stored.scaled_result(TileBuilder(builder, (self.schedule.block_m, width)), Tile(acc, (0, 1)), place, first)
+            for (first, width), acc in zip(starts(pieces), result.accs, strict=True)
+        ]
+        return replace(result, accs=tuple(acc.value for acc in accs))
+
+    def _row_regions(
+        self, captures: list[Value], operands: Sequence[Value], stored: StoredProducts
+    ) -> dict[str, RowRegion | None]:
         """The regions that change rows, for their tiles. Vectors run along keys, values and few queries."""
         attention, schedule = self.site.attention, self.schedule
         few = schedule.lanes if schedule.block_m < schedule.lanes else 0
         sources: dict[str, Value] = dict(zip(("query", "key", "value"), operands, strict=True))
+        types = dict(zip((*sources, "output"), (*attention.shapes, attention.shapes[2]), strict=True))
         found: dict[str, RowRegion | None] = {}
-        for name in (*sources, "output"):
-            width, source = width_of(sources.get(name, operands[2])), sources.get(name)
-            region = RowRegion.of(name, attention.region(name), captures, width, source)
+        for name, type_ in types.items():
+            if getattr(stored, name, None) is not None:
+                found[name] = None
+                continue
+            width = type_.shape[3]
+            assert isinstance(width, int), "the planner refuses unknown head dimensions"
+            computed = type_.element if name in sources and attention.stored(name) is not None else None
+            region = RowRegion.of(name, attention.region(name), captures, width, sources.get(name), computed)
             lanes = schedule.lanes if name in ("key", "value") else few
             found[name] = None if region is None else region.along(lanes)
         return found
 
     def _key_rows(self, region: RowRegion | None, place: Place) -> KeyRows | None:
         return None if region is None else KeyRows(region, place.b, place.key_head)
-
-    def _query_tiles(
-        self,
-        builder: Builder,
-        query: Value,
-        start: Value,
-        row_place: RowPlace,
-        pieces: Sequence[int],
-        scaling: Scaling,
-        region: RowRegion | None,
-    ) -> tuple[Value, ...]:
-        """The tile of q as it enters the dots, in pieces of columns."""
-        type_, wide, found = query.type, bool(self.schedule.lanes), list[Value]()
-        assert isinstance(type_, TensorType) and isinstance(type_.shape[1], int)
-        for i, (first, width) in enumerate(starts(pieces)):
-            axes = DenseArrayAttr((0, 1) if first + width > type_.shape[1] else (0,))
-            operands, tile = [query, start, builder.index(first)], type_.with_shape(self.schedule.block_m, width)
-            properties: dict[str, Attribute] = {"boundary": axes}
-            if self.part == WHOLE:  # specialised warps take no other loads
-                properties["bulk"] = UnitAttr()
-            loaded = builder.create(LoadOp, operands, [tile], properties, name=piece_name("q_tile", i)).out
-            if region is not None:
-                loaded = region.rounded(tiles_like(builder, loaded), row_place, loaded, widen=wide)
-            if scaling.negated:
-                loaded = builder.create(NegFOp, [loaded], [loaded.type], name="q_negated").out
-            if wide:
-                loaded = widened(builder, loaded)
-                if scaling.queries != 1.0:
-                    factor = builder.constant(scaling.queries, loaded.type)
-                    loaded = builder.binary(MulFOp, loaded, factor, "q_scaled")
-            found.append(loaded)
-        return tuple(found)
 
     def _captures(self, block: Block) -> list[Value]:
         return [self._argument(block, capture) for capture in self.site.attention.captures]

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from ..ir.attributes import IntegerAttr, StringAttr, TensorType, element_type, f32, index
+from ..ir.attributes import IntegerAttr, StringAttr, TensorType, Type, element_type, f32, index
 from ..ir.builder import Builder
 from ..ir.core import Operation, Region, Value
 from ..ir.dialects.arith import ExtFOp, SelectOp, TruncFOp
 from ..ir.dialects.attn import REGIONS, RowSumOp, YieldOp
 from ..ir.dialects.tensor import ExtractOp
 from ..ir.dialects.tile import IotaOp, ReduceOp
+from .expand_dequantize import expand_dequantize
 from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder
 from .tile_regions import emit_op
 
@@ -37,7 +38,8 @@ class RowRegion:
     """A region that changes rows, inside a kernel.
 
     `captures` are the kernel's arguments for what it reads. `width` is that of the rows, of which
-    tiles may be wider; `ragged` says that a vector of the target may reach beyond a row.
+    tiles may be wider; `ragged` says that a vector of the target may reach beyond a row. What is `computed` of codes is
+    not loaded in tiles, but becomes a tile of that element type.
     """
 
     name: str
@@ -45,46 +47,56 @@ class RowRegion:
     captures: Mapping[Value, Value]
     width: int
     ragged: bool = False
+    computed: Type | None = None
 
     @staticmethod
-    def of(name: str, region: Region, captures: Sequence[Value], width: int, source: Value | None) -> RowRegion | None:
+    def of(
+        name: str, region: Region, captures: Sequence[Value], width: int, source: Value | None,
+        computed: Type | None = None,
+    ) -> RowRegion | None:  # fmt: skip
         """The region called `name`, None where it is empty; `source` is the operand it reads."""
         if region.empty:
             return None
+        if computed is not None:
+            region = region.clone()
+            expand_dequantize(region)
         arguments = region.block.arguments
         first = len(arguments) - len(captures)
         known = dict(zip(arguments[first:], captures, strict=True))
         if source is not None:
             known[arguments[first - 1]] = source
-        return RowRegion(name, region, known, width)
+        return RowRegion(name, region, known, width, computed=computed)
 
     def along(self, lanes: int) -> RowRegion:
         """The same where vectors of `lanes` run along the rows and may reach beyond them; 0 for none."""
         return replace(self, ragged=lanes > 0 and self.width % lanes != 0)
 
-    def inline(self, tiles: TileBuilder, place: RowPlace, loaded: Tile) -> Tile:
+    def inline(self, tiles: TileBuilder, place: RowPlace, loaded: Tile | None) -> Tile:
         """The tile of rows as the region makes it of `loaded`, in f32; 0 in columns and rows that do not exist."""
         return _Writer(self, tiles, place, loaded).result()
 
-    def rounded(self, tiles: TileBuilder, place: RowPlace, loaded: Value, *, widen: bool) -> Value:
+    def rounded(
+        self, tiles: TileBuilder, place: RowPlace, loaded: Value | None, *, widen: bool, name: str | None
+    ) -> Value:
         """The rows as they enter a product: rounded to the type of `loaded`, as a tensor of them would be.
 
         `widen` for products in f32.
         """
-        result = self.inline(tiles, place, Tile(loaded, FULL))
-        element = element_type(loaded.type)
+        result = self.inline(tiles, place, None if loaded is None else Tile(loaded, FULL))
+        element = self.computed if loaded is None else element_type(loaded.type)
+        assert element is not None, "rows are loaded or computed"
         if element != f32:
             result = tiles.elementwise(TruncFOp.op_name, [result], element)
             if widen:
                 result = tiles.elementwise(ExtFOp.op_name, [result], f32)
-        result.value.name_hint = loaded.name_hint
+        result.value.name_hint = name
         return tiles.spread(result, FULL)
 
 
 class _Writer:
     """Writes one region for one tile."""
 
-    def __init__(self, region: RowRegion, tiles: TileBuilder, place: RowPlace, loaded: Tile) -> None:
+    def __init__(self, region: RowRegion, tiles: TileBuilder, place: RowPlace, loaded: Tile | None) -> None:
         self.region, self.tiles, self.loaded = region, tiles, loaded
         builder = tiles.builder
         self.columns = Tile(builder.create(IotaOp, [], [tiles.type_along((COLUMNS,), index)], name="offs_d").out, (1,))
@@ -97,7 +109,7 @@ class _Writer:
         tiles_of = (place.b, place.h, place.position, self.columns)
         self.positions = arguments[start : start + 4]
         self.known: dict[Value, Tile] = dict(zip(self.positions, tiles_of, strict=True))
-        if form.value:
+        if form.value and loaded is not None:
             self.known[arguments[0]] = loaded
         self.source = arguments[start + 4] if form.source else None
 
@@ -127,7 +139,7 @@ class _Writer:
     def _own_element(self, op: Operation) -> Tile | None:
         """The tile of the operand itself, for a load at its own position."""
         extract = ExtractOp.match(op)
-        if extract is None or self.source is None or extract.source is not self.source:
+        if extract is None or self.loaded is None or self.source is None or extract.source is not self.source:
             return None
         *lead, place = extract.indices
         same = all(x is y for x, y in zip(lead, self.positions, strict=False)) and self.known[place] is self.columns
@@ -160,13 +172,14 @@ class KeyRows:
     b: Value
     key_head: Value
 
-    def changed(self, builder: Builder, tile: Value, start_n: Value, key_end: Tile | None, *, widen: bool) -> Value:
+    def changed(
+        self, tiles: TileBuilder, tile: Value | None, start_n: Value, key_end: Tile | None, *, widen: bool, name: str
+    ) -> Value:
         """A tile of rows from `start_n` on, of which those from `key_end` on do not exist."""
-        tiles = tiles_like(builder, tile)
         position = tiles.positions(start_n, ROWS, "offs_row")
         valid = None if key_end is None else tiles.compare("slt", position, key_end, "row_exists")
         place = RowPlace(Tile(self.b), Tile(self.key_head), position, valid)
-        return self.region.rounded(tiles, place, tile, widen=widen)
+        return self.region.rounded(tiles, place, tile, widen=widen, name=name)
 
 
 OutputChange: TypeAlias = Callable[[TileBuilder, Tile], Tile]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.attributes import FloatType, IntegerAttr, TensorType, i64, index
+from ..ir.attributes import FloatType, IntegerAttr, IntegerType, TensorType, i64, index
 from ..ir.builder import Builder
 from ..ir.core import Value
 from ..ir.dialects.arith import AddIOp, DivSIOp, IndexCastOp, MaxSIOp, MinSIOp, MulIOp, RemSIOp, SubIOp
@@ -122,7 +122,7 @@ class RowTiles:
         """
         row_tiles, key_length = sizes
         math_, type_ = IndexMath(builder), k.type
-        assert isinstance(type_, TensorType) and isinstance(type_.element, FloatType)
+        assert isinstance(type_, TensorType) and isinstance(type_.element, FloatType | IntegerType)
         width = type_.shape[3]
         row_bytes = 2 * width * type_.element.width // 8 if isinstance(width, int) else 1
         keys = builder.index(L2_BYTES // row_bytes * (1 if self.folds else self.group))

@@ -23,6 +23,8 @@ from ..ir.attributes import (
     f16,
     f32,
     i1,
+    i8,
+    i32,
     index,
     is_float,
     is_float8,
@@ -37,6 +39,7 @@ from ..ir.dialects.arith import (
     MaximumFOp,
     MulFOp,
     SelectOp,
+    SIToFPOp,
     SubFOp,
     SubIOp,
     TruncFOp,
@@ -45,8 +48,9 @@ from ..ir.dialects.math import Exp2Op
 from ..ir.dialects.scf import ForOp, IfOp, YieldOp
 from ..ir.dialects.tensor import ExtractOp
 from ..ir.dialects.tile import AnyOp, DotOp, IotaOp, LoadOp, ReduceOp, TransposeOp
-from .row_regions import KeyRows
+from .row_regions import KeyRows, tiles_like
 from .schedule import Schedule
+from .stored_rows import Load, StoredKeys
 from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder
 from .tile_regions import RegionPositions, TileRegion
 
@@ -156,8 +160,8 @@ class SoftmaxLoop:
     `q_tiles` are (block_m, D) in pieces of columns; `keys` (N, D) and `values` (N, E) are one head's
     slices, cut into tiles of `key_pieces` and `value_pieces` columns, which together may be wider
     than D and E. `row_valid` says which rows of the tile exist. `key_rows` and `value_rows` change
-    the tiles of keys and values before they are multiplied. Where the `largest` score is all that is asked
-    for, the row sum stays as it is.
+    the tiles of keys and values before they are multiplied, or make them of codes. Of stored queries `query_scale` is
+    what their scores are multiplied by. Where the `largest` score is all that is asked for, the row sum stays as it is.
     """
 
     schedule: Schedule
@@ -169,8 +173,9 @@ class SoftmaxLoop:
     value_pieces: tuple[int, ...]
     row_valid: Tile
     score: TileRegion | None
-    key_rows: KeyRows | None = None
-    value_rows: KeyRows | None = None
+    key_rows: KeyRows | StoredKeys | None = None
+    value_rows: KeyRows | StoredKeys | None = None
+    query_scale: Tile | None = None
     weight: TileRegion | None = None
     largest: bool = False
 
@@ -258,7 +263,7 @@ class SoftmaxLoop:
     def _masked_scores(
         self, tiles: TileBuilder, start_n: Value, masking: Masking | None, k_tiles: Sequence[Value]
     ) -> Tile:
-        scores = self._scores(tiles, k_tiles)
+        scores = self._scores(tiles, k_tiles, start_n, masking)
         columns, valid = self.positions(tiles, start_n, masking)
         if self.score is not None:
             positions = RegionPositions.of(self.score.region)
@@ -279,19 +284,47 @@ class SoftmaxLoop:
         chosen.results[0].name_hint = "scores"
         return Tile(chosen.results[0], FULL)
 
-    def _scores(self, tiles: TileBuilder, k_tiles: Sequence[Value]) -> Tile:
+    def _scores(self, tiles: TileBuilder, k_tiles: Sequence[Value], start_n: Value, masking: Masking | None) -> Tile:
         """before * q k^T"""
-        builder = tiles.builder
-        product = builder.constant(0.0, tiles.type_along(FULL, f32))
-        for i, (q_tile, k_tile) in enumerate(zip(self.q_tiles, k_tiles, strict=True)):
+        builder, q_tiles, added = tiles.builder, self.q_tiles, None
+        factors = [self.query_scale] if self.query_scale is not None else []
+        if isinstance(self.key_rows, StoredKeys) and self.key_rows.outside and self.key_rows.rows.scales:
+            if self.key_rows.rows.scaled_by_token:
+                columns, valid = self.positions(tiles, start_n, masking)
+                factors += self.key_rows.scales(tiles, start_n, columns, valid.get(COLUMNS))
+            else:
+                q_tiles, added = self._scaled_queries(builder, self.key_rows, start_n)
+        whole = element_type(k_tiles[0].type) == i8
+        product = builder.constant(0, tiles.type_along(FULL, i32 if whole else f32))
+        for i, (q_tile, k_tile) in enumerate(zip(q_tiles, k_tiles, strict=True)):
             type_, name = k_tile.type, piece_name("k_t", i)
             assert isinstance(type_, TensorType)
             transposed = builder.create(TransposeOp, [k_tile], [type_.with_shape(*reversed(type_.shape))], name=name)
             product = self._dot(builder, q_tile, transposed.out, product, "scores")
+        if whole:
+            product = builder.create(SIToFPOp, [product], [tiles.type_along(FULL, f32)], name="scores").out
         scores = Tile(product, FULL)
-        if self.scaling.before == 1.0:
-            return scores
-        return tiles.binary(MulFOp, scores, Tile(builder.constant(self.scaling.before, f32)), "scores")
+        if added is not None:
+            scores = tiles.binary(AddFOp, scores, added, "scores")
+        if self.scaling.before != 1.0:
+            factors.append(Tile(builder.constant(self.scaling.before, f32)))
+        # Numbers and rows are multiplied before the whole tile is.
+        for factor in _joined(tiles, factors):
+            scores = tiles.binary(MulFOp, scores, factor, "scores")
+        return scores
+
+    def _scaled_queries(
+        self, builder: Builder, stored: StoredKeys, start_n: Value
+    ) -> tuple[tuple[Value, ...], Tile | None]:
+        """q times the scales of the group of keys at `start_n`, and the sum of q times their zeros for each row."""
+        (q_tile,) = self.q_tiles
+        tiles = tiles_like(builder, q_tile)
+        place = stored.place(Tile(start_n), None)
+        scale, *zeros = stored.rows.scale_tiles(tiles, place, uniform=start_n)
+        scaled = tiles.binary(MulFOp, Tile(q_tile, FULL), scale, "q_scaled")
+        if not zeros:
+            return (scaled.value,), None
+        return (scaled.value,), row_sums(tiles, tiles.binary(MulFOp, Tile(q_tile, FULL), zeros[0]))
 
     def accumulate(
         self,
@@ -315,12 +348,23 @@ class SoftmaxLoop:
         ]
         v_tiles = self._value_tiles(builder, start_n, masking) if v_tiles is None else v_tiles
         element = element_type(v_tiles[0].type)
-        weights = p.value
+        weights = self._scaled_weights(tiles, start_n, p, masking).value
         if element != f32:
-            weights = tiles.elementwise(TruncFOp.op_name, [p], element, label="p_cast").value
+            weights = tiles.elementwise(TruncFOp.op_name, [Tile(weights, FULL)], element, label="p_cast").value
         for i, (v_tile, acc) in enumerate(zip(v_tiles, kept, strict=True)):
             found.append(self._dot(builder, weights, v_tile, acc.value, piece_name("acc", i)))
         return tuple(found)
+
+    def _scaled_weights(self, tiles: TileBuilder, start_n: Value, p: Tile, masking: Masking | None) -> Tile:
+        """The weights of the codes of values, whose scales belong to their tokens."""
+        stored = self.value_rows
+        if not isinstance(stored, StoredKeys) or not stored.outside or not stored.rows.scales:
+            return p
+        if stored.rows.scaled_by_channel:
+            return p  # the result is scaled
+        columns, valid = self.positions(tiles, start_n, masking)
+        (scale,) = stored.scales(tiles, start_n, columns, valid.get(COLUMNS))
+        return tiles.binary(MulFOp, p, scale, "p_scaled")
 
     def _key_tiles(self, builder: Builder, start_n: Value, masking: Masking | None) -> list[Value]:
         return self._load(builder, (self.keys, "k_tile"), start_n, self.key_pieces, masking, self.key_rows)
@@ -335,14 +379,20 @@ class SoftmaxLoop:
         start_n: Value,
         pieces: Sequence[int],
         masking: Masking | None,
-        rows: KeyRows | None,
+        rows: KeyRows | StoredKeys | None,
     ) -> list[Value]:
         """The rows of `source` from `start_n` on, in `pieces` that zeros pad; in f32 on CPUs. Nothing has no width."""
         if not pieces:
             return []
         memory, name = source
+        if isinstance(rows, StoredKeys):
+            return self._load_codes(builder, source, start_n, pieces, masking, rows)
         type_, loaded, wide = memory.type, list[Value](), bool(self.schedule.lanes)
         assert isinstance(type_, TensorType) and isinstance(type_.shape[1], int)
+        key_end = masking.key_end if masking else None
+        if rows is not None and rows.region.computed is not None:
+            tiles = TileBuilder(builder, (self._tile_keys(masking), sum(pieces)))
+            return [rows.changed(tiles, None, start_n, key_end, widen=wide, name=name)]
         for i, (first, width) in enumerate(starts(pieces)):
             axes = ((0,) if _cuts(masking) else ()) + ((1,) if first + width > type_.shape[1] else ())
             properties: dict[str, Attribute] = {"boundary": DenseArrayAttr(axes)}
@@ -354,8 +404,32 @@ class SoftmaxLoop:
             loaded.append(builder.create(LoadOp, operands, [tile], properties, name=piece_name(name, i)).out)
         if rows is not None:
             (tile,) = loaded
-            loaded = [rows.changed(builder, tile, start_n, masking.key_end if masking else None, widen=wide)]
+            loaded = [rows.changed(tiles_like(builder, tile), tile, start_n, key_end, widen=wide, name=name)]
         return [widened(builder, tile) for tile in loaded] if wide else loaded
+
+    def _load_codes(
+        self,
+        builder: Builder,
+        source: tuple[Value, str],
+        start_n: Value,
+        pieces: Sequence[int],
+        masking: Masking | None,
+        rows: StoredKeys,
+    ) -> list[Value]:
+        """The same of codes."""
+        memory, name = source
+        load = Load(
+            rows.element, name, _cuts(masking), bulk=bool(self.schedule.descriptors) and not rows.rows.storage.packed,
+            by_column=bool(self.schedule.by_column) and memory is self.values,
+        )  # fmt: skip
+        key_end = masking.key_end if masking else None
+        return [
+            rows.tile(
+                builder, memory, (start_n, first), (self._tile_keys(masking), width),
+                replace(load, name=piece_name(name, i)), key_end,
+            )
+            for i, (first, width) in enumerate(starts(pieces))
+        ]  # fmt: skip
 
     def _dot(self, builder: Builder, a: Value, b: Value, acc: Value, name: str) -> Value:
         properties = {"precision": StringAttr(self.schedule.precision)}
@@ -407,6 +481,16 @@ def starts(pieces: Sequence[int]) -> Iterator[tuple[int, int]]:
     for width in pieces:
         yield first, width
         first += width
+
+
+def _joined(tiles: TileBuilder, factors: Sequence[Tile]) -> list[Tile]:
+    """The product of factors, those that vary along no axis or the same one multiplied into one."""
+    found: list[Tile] = []
+    for factor in sorted(factors, key=lambda tile: len(tile.axes)):
+        if found and (not found[-1].axes or found[-1].axes == factor.axes):
+            factor = tiles.binary(MulFOp, found.pop(), factor)
+        found.append(factor)
+    return found
 
 
 def widened(builder: Builder, tile: Value) -> Value:

@@ -163,7 +163,7 @@ EMITTERS: Mapping[str, Emitter] = {
     "arith.negf": _unary("arith.negf"),
     **{
         f"arith.{n}": _binary(f"arith.{n}")
-        for n in ("addi", "subi", "muli", "divsi", "remsi", "maxsi", "minsi", "andi", "ori", "xori")
+        for n in ("addi", "subi", "muli", "divsi", "remsi", "maxsi", "minsi", "andi", "ori", "xori", "shrsi")
     },
     "arith.floordivsi": _floor_divide,
     "arith.cmpf": _compare_floats,

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from ...ir.attributes import FloatAttr, FloatType, IntegerAttr, Type, float_text
 
-COMPARE, OR, XOR, AND, ADD, MULTIPLY, UNARY, ATOM = range(8)
+COMPARE, OR, XOR, AND, SHIFT, ADD, MULTIPLY, UNARY, ATOM = range(9)
 
 OPERATOR_PRECEDENCE = {
     "<": COMPARE, "<=": COMPARE, ">": COMPARE, ">=": COMPARE, "==": COMPARE, "!=": COMPARE,
-    "|": OR, "^": XOR, "&": AND, "+": ADD, "-": ADD, "*": MULTIPLY, "/": MULTIPLY, "//": MULTIPLY, "%": MULTIPLY,
+    "|": OR, "^": XOR, "&": AND, ">>": SHIFT, "<<": SHIFT,
+    "+": ADD, "-": ADD, "*": MULTIPLY, "/": MULTIPLY, "//": MULTIPLY, "%": MULTIPLY,
 }  # fmt: skip
 
 _TRITON_TYPES = {

@@ -171,6 +171,10 @@ class XOrIOp(IntegerBinaryOp, name="arith.xori", pure=True):
     """x ^ y"""
 
 
+class ShRSIOp(IntegerBinaryOp, name="arith.shrsi", pure=True):
+    """x >> y, with the sign of x moving in from the left"""
+
+
 CMPI_PREDICATES = ("eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge")
 CMPF_PREDICATES = (
     "false", "oeq", "ogt", "oge", "olt", "ole", "one", "ord",
@@ -350,7 +354,7 @@ ARITH = Dialect(
         ConstantOp,
         AddFOp, SubFOp, MulFOp, DivFOp, RemFOp, MaximumFOp, MinimumFOp, NegFOp,
         AddIOp, SubIOp, MulIOp, DivSIOp, FloorDivSIOp, RemSIOp, MaxSIOp, MinSIOp,
-        AndIOp, OrIOp, XOrIOp,
+        AndIOp, OrIOp, XOrIOp, ShRSIOp,
         CmpFOp, CmpIOp, SelectOp,
         ExtFOp, TruncFOp, ExtSIOp, ExtUIOp, TruncIOp, IndexCastOp, SIToFPOp, UIToFPOp, FPToSIOp,
     ),

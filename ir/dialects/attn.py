@@ -133,7 +133,7 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
 
     An operand may be stored in few bits (see `ir/storage.py`): its region then reads it with `attn.dequantize`, which
     says how, and what the region yields is rounded to out's element type. Such operands have element types of their
-    own; the others have out's. Of k and v at most one may be packed along tokens: the other tells how many there are.
+    own; the others have out's. Only v may be packed along tokens: k tells how many there are.
 
     Each takes the captures last. What `query`, `key` and `value` yield is rounded to the element
     type of their operand, as a tensor of it would be. The lse counts the sink; without one a row
@@ -204,11 +204,9 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
         assert isinstance(type_, TensorType) and isinstance(out, TensorType)
         if storage is None:
             return type_
-        tokens = type_.shape[2]
-        if storage.axis == "tokens":
-            other = self.operand("value" if name == "key" else "key").type
-            assert isinstance(other, TensorType)
-            tokens = other.shape[2]
+        k = self.k.type
+        assert isinstance(k, TensorType)
+        tokens = k.shape[2] if storage.axis == "tokens" else type_.shape[2]
         return TensorType((*type_.shape[:2], tokens, storage.width), out.element)
 
     def operand(self, name: str) -> Value:
@@ -267,9 +265,8 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
             operand = self.operand(name).type
             if storage is None and isinstance(operand, TensorType) and operand.element == i8:
                 op_error(self.operation, f"region '{name}' must read codes with 'attn.dequantize', but is {operand}")
-        along_tokens = [name for name, storage in formats.items() if storage is not None and storage.axis == "tokens"]
-        if len(along_tokens) > 1 or "query" in along_tokens:
-            op_error(self.operation, f"one of k and v may be packed along tokens, but {', '.join(along_tokens)} are")
+            if storage is not None and storage.axis == "tokens" and name != "value":
+                op_error(self.operation, f"only v may be packed along tokens, but region '{name}' reads {storage}")
 
     def _same(self, what: str, a: str, ta: TensorType, i: int, b: str, tb: TensorType, j: int) -> None:
         x, y = ta.shape[i], tb.shape[j]

@@ -148,6 +148,7 @@ ARITH: Mapping[str, Handler] = {
     "arith.andi": integers(np.bitwise_and),
     "arith.ori": integers(np.bitwise_or),
     "arith.xori": integers(np.bitwise_xor),
+    "arith.shrsi": integers(np.right_shift),
     "arith.cmpf": compare_floats,
     "arith.cmpi": compare_integers,
     "arith.select": select,

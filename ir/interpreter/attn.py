@@ -10,6 +10,7 @@ from ..diagnostics import op_error
 from ..dialects.attn import AttentionOp, QueryPositionsOp, RowSumOp
 from .attn_tokens import TOKEN_HANDLERS
 from .call import Array, Call, Handler
+from .quantize import QUANTIZE
 from .rounding import round_array
 from .select import SELECT
 from .storage import STORAGE
@@ -67,9 +68,7 @@ def _logical_shape(op: AttentionOp, region: str, operands: Sequence[Array]) -> t
     shape, storage = operands[OPERANDS.index(region)].shape, op.stored(region)
     if storage is None:
         return shape
-    tokens = shape[2]
-    if storage.axis == "tokens":
-        tokens = operands[OPERANDS.index("value" if region == "key" else "key")].shape[2]
+    tokens = operands[OPERANDS.index("key")].shape[2] if storage.axis == "tokens" else shape[2]
     return (*shape[:2], tokens, storage.width)
 
 
@@ -156,5 +155,6 @@ ATTN: Mapping[str, Handler] = {
     "attn.query_positions": query_positions,
     **SELECT,
     **STORAGE,
+    **QUANTIZE,
     **TOKEN_HANDLERS,
 }
