@@ -56,12 +56,19 @@ class OutlinedAttention:
         """What the kernels are called on, by the names that the program gives."""
         arguments = next(FuncOp(op) for op in self.module.walk() if FuncOp.match(op)).body.block.arguments
         names = tuple(a.name_hint or f"argument {i}" for i, a in enumerate(arguments))
-        return Inputs(names, tuple(cast(TensorType, a.type) for a in arguments), self.group)
+        types, storage = tuple(cast(TensorType, a.type) for a in arguments), self.attention.stored("value")
+        return Inputs(names, types, self.group, int if storage is None else storage.stored_tokens)
 
     @cached_property
     def out_dtype(self) -> torch.dtype:
         """The dtype of the result."""
         return torch_dtype(cast(TensorType, self.attention.out.type).element)
+
+    @cached_property
+    def value_width(self) -> int:
+        """The last size of the result; values that are stored in few bits have another."""
+        width = cast(TensorType, self.attention.out.type).shape[3]
+        return width if isinstance(width, int) else op_error(self.attention.operation, "has no constant head dimension")
 
     @cached_property
     def has_lse(self) -> bool:

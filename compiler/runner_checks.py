@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,11 +26,15 @@ def torch_dtype(type_: Type) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of a kernel by name and type, q, k and v first; `group` query heads share a key head."""
+    """The inputs of a kernel by name and type, q, k and v first; `group` query heads share a key head.
+
+    `value_rows` says how many rows v has for so many keys: fewer where tokens are packed.
+    """
 
     names: tuple[str, ...]
     types: tuple[TensorType, ...]
     group: int
+    value_rows: Callable[[int], int] = int
 
     def check(self, tensors: Sequence[torch.Tensor]) -> None:
         """Refuse what the kernel would misread, in words: other types, or sizes that do not agree."""
@@ -43,7 +47,7 @@ class Inputs:
 
     def check_sizes(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Refuse sizes that do not agree with each other."""
-        problem = _size_problem(q, k, v, self.group)
+        problem = _size_problem(q, k, v, self.group, self.value_rows)
         if problem is not None:
             raise error(problem)
 
@@ -60,8 +64,10 @@ def _mismatch(tensor: torch.Tensor, type_: TensorType, device: torch.device) -> 
     return None
 
 
-def _size_problem(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: int) -> str | None:
-    if k.shape[:3] != v.shape[:3]:
+def _size_problem(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: int, value_rows: Callable[[int], int]
+) -> str | None:
+    if (*k.shape[:2], value_rows(k.shape[2])) != tuple(v.shape[:3]):
         return f"k and v must agree in batch, heads and length, but have {tuple(k.shape)} and {tuple(v.shape)}"
     if q.shape[0] != k.shape[0]:
         return f"q and k must have one batch size, but have {q.shape[0]} and {k.shape[0]}"

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from ..ir.attributes import Attribute, Dim, FunctionType, StringAttr, Symbol, TensorType, f32
 from ..ir.core import Block, Operation, Region, Value
 from ..ir.diagnostics import op_error
-from ..ir.dialects.attn import AttentionOp
+from ..ir.dialects.attn import REGIONS, AttentionOp
 from ..ir.dialects.builtin import ModuleOp
 from ..ir.dialects.func import FuncOp, ReturnOp
 from ..ir.location import UNKNOWN
@@ -18,7 +18,11 @@ from .custom_op import Runner
 from .options import Options
 from .report import Variant
 
-B, H, K, M, N = (Symbol(name) for name in "BHKMN")
+B, H, K, M, N, R = (Symbol(name) for name in "BHKMNR")
+"""R counts the rows of bytes of values that are packed along tokens."""
+
+OPERANDS = ("query", "key", "value")
+"""The regions that read q, k and v."""
 
 
 Watcher: TypeAlias = Callable[[str, Sequence[tuple[str, str]], str], None]
@@ -90,9 +94,24 @@ def capture_names(op: AttentionOp) -> list[str]:
 
 
 def _operand_types(op: AttentionOp) -> list[TensorType]:
-    q, k, v = op.shapes
-    key_width, value_width = _constant(op, "k", q.shape[3]), _constant(op, "v", v.shape[3])
-    return [q.with_shape(B, H, M, key_width), k.with_shape(B, K, N, key_width), v.with_shape(B, K, N, value_width)]
+    return [
+        _operand_type(op, name, sizes) for name, sizes in zip(OPERANDS, ((B, H, M), (B, K, N), (B, K, N)), strict=True)
+    ]
+
+
+def _operand_type(op: AttentionOp, name: str, sizes: tuple[Symbol, Symbol, Symbol]) -> TensorType:
+    """The type in memory, which is another than that of the numbers where those are stored in few bits."""
+    memory, storage = op.operand(name).type, op.stored(name)
+    assert isinstance(memory, TensorType)
+    # Queries and keys have one head dimension, which one of them may leave unknown.
+    width = memory.shape[3] if storage is not None or name == "value" else _key_width(op)
+    rows = R if storage is not None and storage.axis == "tokens" else sizes[2]
+    return memory.with_shape(*sizes[:2], rows, _constant(op, name[0], width))
+
+
+def _key_width(op: AttentionOp) -> Dim:
+    q, k, _ = op.shapes
+    return q.shape[3] if isinstance(q.shape[3], int) else k.shape[3]
 
 
 def _constant(op: AttentionOp, name: str, size: Dim) -> int:
@@ -118,9 +137,13 @@ def _retyped(op: AttentionOp, arguments: Sequence[Value]) -> Operation:
         inside = region.block.arguments[-len(captures) :] if captures and not region.empty else []
         for argument, capture in zip(inside, captures, strict=bool(inside)):
             argument.type, argument.name_hint = capture.type, capture.name_hint
-    q, v = arguments[0].type, arguments[2].type
-    assert isinstance(q, TensorType) and isinstance(v, TensorType)
-    copy.results[0].type = q.with_shape(B, H, M, v.shape[3])
+    view = AttentionOp(copy)
+    for name in OPERANDS:
+        if not (region := view.region(name)).empty:
+            region.block.arguments[len(REGIONS[name].positions)].type = view.operand(name).type
+    out = op.out.type
+    assert isinstance(out, TensorType)
+    copy.results[0].type = out.with_shape(B, H, M, view.shapes[2].shape[3])
     copy.results[1].type = TensorType((B, H, M), f32)
     copy.results[0].name_hint, copy.results[1].name_hint = "out", "lse"
     return copy

@@ -186,8 +186,8 @@ class TritonRunner:
     def _make_plan(self, signature: Any, tensors: Tensors) -> Plan:
         """Check tensors and work out how to call kernels on them, and on all that are alike."""
         self.check(tensors)
-        q, k, v = tensors[:3]
-        out = Layout.contiguous((*q.shape[:3], v.shape[3]))
+        q, k = tensors[:2]
+        out = Layout.contiguous((*q.shape[:3], self.kernels.value_width))
         if self._positions_first:
             out = out.with_positions_first()
         lse = Layout.contiguous(q.shape[:3] if self._has_lse else (0,))

@@ -32,8 +32,8 @@ class Quantize(Pass):
         attention(q, k, v)  →  codes, scale = quantize(k)
                                attention(q, codes, v, scale) {key: dequantize(codes, scale)}
 
-    `query`, `key` and `value` say how each is stored, as name=value after `Storage`: `key=bits=4,signed=0,zero=1`; empty
-    leaves it as it is. Before that, `smooth` subtracts the mean of the keys; where more than a softmax reads the
+    `query`, `key` and `value` say how each is stored, as name=value after `Storage`: `key=bits=4,signed=0,zero=1`;
+    empty leaves it as it is. Before that, `smooth` subtracts the mean of the keys; where more than a softmax reads the
     scores, what each row lost, scale * q · mean, is added to them again. `tensors` names the last arguments of the
     function around, "query_basis", "key_basis" or "value_basis", each (1, K | 1, D, R): the matrices that q, k and v
     are multiplied by; out is multiplied by value_basis transposed.
@@ -73,9 +73,11 @@ def storage_of(entries: Sequence[str]) -> Storage:
         name, equals, text = entry.partition("=")
         if not equals or name not in FIELDS:
             raise error(f"cannot read '{entry}' of a storage: expected name=value with {', '.join(FIELDS)}")
-        kind = type(getattr(DEFAULT, name))
+        before: object = getattr(DEFAULT, name)
         try:
-            values[name] = text if kind is str else kind(int(text))
+            values[name] = (
+                text if isinstance(before, str) else bool(int(text)) if isinstance(before, bool) else int(text)
+            )
         except ValueError:
             raise error(f"'{name}' of a storage must be a number, but is '{text}'") from None
     return Storage(**values)  # pyright: ignore[reportArgumentType]
@@ -184,7 +186,7 @@ class _Quantizer:
         restored.operation.location = op.location
         following = op.parent.ops[op.parent.ops.index(op) + 1]
         op.parent.insert_before(following, restored.operation)
-        out.replace_uses(restored.out, where=lambda user: user is not restored.operation)
+        out.replace_uses_if(restored.out, lambda user: user is not restored.operation)
         restored.out.name_hint = "restored"
 
     def _quantize(self, name: str, template: Storage) -> Storage:
@@ -256,7 +258,7 @@ class _Quantizer:
             attention.set_region("score", Region([block]))
             return
         producer = whole.defining_op
-        s.replace_uses(whole, where=lambda user: user is not producer)
+        s.replace_uses_if(whole, lambda user: user is not producer)
 
 
 def _projection(group: int, transposed: bool) -> dict[str, Attribute]:

@@ -16,6 +16,7 @@ from .make_persistent import MakePersistent
 from .manager import Pass
 from .permute_tokens import PermuteTokens
 from .plan import PlanAttention
+from .quantize import Quantize
 from .raise_attention import RaiseAttention
 from .raise_flex import RaiseFlexAttention
 from .side_outputs import SideOutput
@@ -34,6 +35,7 @@ PASSES: Mapping[str, type[Pass]] = {
         AbsorbRows,
         ChooseLayout,
         Sparsify,
+        Quantize,
         PermuteTokens,
         AnalyzeMask,
         PlanAttention,

@@ -47,7 +47,7 @@ class StoredProducts:
         moved = structure.opaque or structure.has_lower_bound or bool(structure.first)
         aligned = schedule.edge == schedule.block_n or not moved
         of_codes = None if query is None or key is None else _common_codes(query, key, native=native)
-        folded = key is not None and native and key.storage.channels > 0 and key.uniform(schedule.block_n)
+        folded = key is not None and native and key.channels_differ and key.uniform(schedule.block_n)
         own_weights = attention.weight.empty and attention.empty_score is None
         float8 = of_codes is not None and is_float8(of_codes) and value is not None and own_weights
         float8 = float8 and value is not None and value.scaled_by_channel and is_float8(value.storage.element)

@@ -57,7 +57,12 @@ class StoredRows:
     @property
     def scaled_by_token(self) -> bool:
         """Whether all channels of a token share a scale, and nothing is added."""
-        return not self.storage.zero and self.storage.channels == 0
+        return not self.storage.zero and not self.channels_differ
+
+    @property
+    def channels_differ(self) -> bool:
+        """Whether a token has more than one scale."""
+        return 0 < self.storage.channels < self.storage.width
 
     @property
     def scaled_by_channel(self) -> bool:
@@ -114,8 +119,8 @@ class StoredRows:
         position = place.position if uniform is None else Tile(uniform)
         valid = {} if place.valid is None or uniform is not None else {axis: place.valid}
         other = COLUMNS if axis == ROWS else ROWS
-        channel = self._group(tiles, None, self.storage.channels)
-        if self.storage.channels:
+        channel = tiles.index(0)
+        if self.channels_differ:
             iota = tiles.builder.create(IotaOp, [], [tiles.type_along((other,), index)], name="offs_d").out
             offsets = tiles.shifted(Tile(iota, (other,)), first)
             channel = self._group(tiles, offsets, self.storage.channels)
@@ -130,8 +135,8 @@ class StoredRows:
             found.append(_gathered(tiles, scale, [*heads, token, channel], valid, name))
         return found
 
-    def _group(self, tiles: TileBuilder, position: Tile | None, size: int) -> Tile:
-        if size == 0 or position is None:
+    def _group(self, tiles: TileBuilder, position: Tile, size: int) -> Tile:
+        if size == 0:
             return tiles.index(0)
         return position if size == 1 else tiles.binary(DivSIOp, position, tiles.index(size))
 
