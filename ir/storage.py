@@ -168,9 +168,9 @@ class Storage:
             if name not in FIELDS or not isinstance(value, IntegerAttr | StringAttr):
                 raise error(f"unknown entry of a storage: {name} = {value}; expected {', '.join(FIELDS)}")
             values[name] = bool(value.value) if isinstance(value, IntegerAttr) and value.type == i1 else value.value
-            wanted = type(getattr(DEFAULT, name))
-            if type(values[name]) is not wanted:
-                raise error(f"'{name}' of a storage must be {wanted.__name__}, but is {values[name]!r}")
+            usual: object = getattr(DEFAULT, name)
+            if type(values[name]) is not type(usual):
+                raise error(f"'{name}' of a storage must be {type(usual).__name__}, but is {values[name]!r}")
         return Storage(**values)  # pyright: ignore[reportArgumentType]
 
     def __str__(self) -> str:
