@@ -13,6 +13,7 @@ from ..ir.diagnostics import CompileError, error
 # What generated code uses beyond the first x86-64, by the flags' names in /proc/cpuinfo.
 _AVX2 = ("avx2", "fma", "f16c")
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "fma", "f16c")
+_BYTE_DOTS = {"avx512": "avx512_vnni", "avx2": "avx_vnni"}
 _INSTEAD = 'backend="interpret" runs without it (slowly, for correctness only)'
 
 
@@ -61,6 +62,11 @@ def host_target() -> str:
     if missing := _missing(_AVX2, features):
         raise _unsupported("AVX2 with FMA and F16C", f"this CPU ({host_name()}) lacks {', '.join(missing)}")
     return "avx2"
+
+
+def host_has_byte_dots(target: str) -> bool:
+    """Whether this CPU multiplies bytes and adds them up in 32 bits, in vectors as long as those of `target`."""
+    return _BYTE_DOTS.get(target, "?") in host_features()
 
 
 def _missing(needed: tuple[str, ...], features: tuple[str, ...]) -> list[str]:

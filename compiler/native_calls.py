@@ -233,7 +233,7 @@ def _plan_main(
     schedule, has_lse = loaded.schedule, loaded.kernel.lowered.has_lse
     captured, results = [Layout.of(t) for t in tensors[3:]], [out, lse] if has_lse else [out]
     inputs = [*(Layout.of(t) for t in tensors[:3]), *captured, *found]
-    blanks = _blank(q, out.memory, q.dtype), _blank(q, lse.sizes, torch.float32), out.positions_first
+    blanks = _blank(q, out.memory, loaded.dtype), _blank(q, lse.sizes, torch.float32), out.positions_first
     batch, heads, rows = q.shape[0], q.shape[1], q.shape[2]
     if schedule.folded:
         heads, rows = k.shape[1], rows * loaded.kernel.lowered.group
@@ -246,7 +246,7 @@ def _plan_main(
     count = split_count(batch, heads, tiles, k.shape[2], schedule)
     part_out, part_lse = (Layout.contiguous((count, *sizes)) for sizes in (out.sizes, out.sizes[:3]))
     changes = loaded.kernel.lowered.has_output
-    alone = count == 1 and q.dtype == torch.float32 and not changes
+    alone = count == 1 and loaded.dtype == torch.float32 and not changes
     if alone:
         part_out = Layout(part_out.sizes, (out.elements, *out.strides))
     wanted = part_out.elements * (not alone) + part_lse.elements

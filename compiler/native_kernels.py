@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..cost_model.cpus import CPUS
 from ..ir.core import Operation
 from ..passes.schedule import Schedule
+from .host_cpu import host_has_byte_dots
 from .lowering import Lowered, lower
 from .native_cache import COMPILED, DISK, MEMORY, load_kernels
 from .native_compiler import BUILDING, compile_object
@@ -21,6 +22,8 @@ from .report import Variant
 from .sites import canonical_text
 
 if TYPE_CHECKING:
+    import torch
+
     from ..codegen.mlir import NativeModule
 
 DECODE_ROWS, FEW_ROWS, FEW_QUERIES = 8, 64, 32
@@ -98,7 +101,8 @@ def emit_native(module: Operation, target: str, choice: Choice) -> CpuKernel:
     from ..codegen.mlir import emit_module
 
     lowered = lower(module, target, choice.rows)
-    return CpuKernel(lowered, emit_module(lowered.kernels, unit_strides=choice.unit_strides), choice)
+    native = emit_module(lowered.kernels, unit_strides=choice.unit_strides, byte_dots=host_has_byte_dots(target))
+    return CpuKernel(lowered, native, choice)
 
 
 class Function(Protocol):
@@ -109,10 +113,11 @@ class Function(Protocol):
 
 @dataclass(frozen=True)
 class LoadedKernel:
-    """A kernel whose code lies in memory: a function for each of its tile kernels, in order."""
+    """A kernel whose code lies in memory: functions of its tile kernels, in order; `dtype` is that of the result."""
 
     kernel: CpuKernel
     functions: tuple[Function, ...]
+    dtype: torch.dtype
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -158,7 +163,7 @@ class NativeKernels(OutlinedAttention):
         functions, origin = self._load(kernel)
         told = f"{ORIGINS.get(origin, origin)} in {1e3 * (time.perf_counter() - started):.0f} ms"
         self.variants.append(Variant(calls, told, kernel.lowered.decisions, kernel.source))
-        return LoadedKernel(kernel, functions)
+        return LoadedKernel(kernel, functions, self.out_dtype)
 
     def _load(self, kernel: CpuKernel) -> tuple[tuple[Function, ...], str]:
         """The functions of a kernel, and where they came from."""

@@ -72,13 +72,13 @@ class NativeRunner:
         """Check tensors and work out how to call a kernel on them, and on all that are alike."""
         self._check(tensors)
         q, k, v = tensors[:3]
-        out = Layout.contiguous((*q.shape[:3], v.shape[3]))
+        out = Layout.contiguous((*q.shape[:3], self.kernels.value_width))
         if self._positions_first:
             out = out.with_positions_first()
         lse = Layout.contiguous(q.shape[:3] if self._has_lse else (0,))
         plan: Plan
         if (k.shape[2] == 0 and not self.kernels.has_output) or 0 in q.shape[:3]:
-            plan = Nothing(out, lse)
+            plan = Nothing(out, lse, self.kernels.out_dtype)
         else:
             unit_strides = all(t.stride(3) == 1 or t.shape[3] == 1 for t in (q, k, v))
             choice = self.kernels.choice(q.shape[2], unit_strides)

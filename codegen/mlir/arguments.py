@@ -46,7 +46,7 @@ def tensor_views(w: Writer, tensors: Sequence[Value], unit_strides: bool) -> lis
 def in_tiles(value: Value) -> bool:
     """Whether a tensor is read or written in tiles, not element by element."""
     return any(
-        user.name in ("tile.load", "tile.store")
+        user.name in ("tile.load", "tile.load_codes", "tile.store")
         or (user.name in ("tile.slice", "tile.group_rows") and in_tiles(user.result))
         for user in value.users
     )

@@ -11,13 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...ir.attributes import element_type, i32
 from ...ir.core import Operation, Value
 from ...ir.diagnostics import op_error
 from ...ir.dialects.tile import DotOp
+from .byte_dots import LARGEST_FLOAT_DEPTH, columns_of_bytes, takes_bytes, totals
+from .codes import code_order
 from .expressions import Layout, Step, evaluate
-from .memory import chunks, first_row, is_one, read, stage, stored_as
+from .loads import as_numbers
+from .memory import chunks, first_row, is_one, read, read_codes, stage, stored_as
 from .state import State
-from .values import Buffer, Loaded, Spread, shape_of
+from .values import Buffer, Loaded, Spread, View, shape_of
 from .writer import POINTER, Ssa, bytes_of, vector
 
 CACHE_LINE = 64
@@ -36,7 +40,8 @@ REGISTERS_FOR_SUMS = {16: 16, 8: 8}
 class Factor:
     """The second factor in memory: term k of column c lies at k * along_sum + c * along_columns.
 
-    Where it is read once, from afar, `row_bytes` is the length of one of its rows there.
+    Where it is read once, from afar, `row_bytes` is the length of one of its rows there. Of a `packed` one
+    the distance between neighbours in a row does not count: they are read as its codes are.
     """
 
     pointer: Ssa
@@ -44,16 +49,40 @@ class Factor:
     along_sum: Ssa
     along_columns: Ssa
     row_bytes: int = 0
+    packed: View | None = None
+
+    def chunks(self, width: int, lanes: int) -> list[tuple[int, int]]:
+        """(start, count) of the vectors that cover a row, those that share bytes beside each other."""
+        codes = self.packed.codes if self.packed is not None else None
+        if codes is None:
+            return chunks(width, lanes)
+        return [(c, min(lanes, width - c)) for c in code_order(codes.storage, list(range(0, width, lanes)))]
+
+    def chunk(self, state: State, row: Ssa, start: int, count: int, seen: dict[int, Ssa]) -> Ssa:
+        """A vector of neighbours in one row, as f32; `seen` is for the packed bytes of that row."""
+        w = state.w
+        if self.packed is not None:
+            return read_codes(w, row, self.packed, w.index(start), state.lanes, count, seen)
+        return read(w, w.at(row, start, stored_as(self.element)), self.element, state.lanes, count)
 
 
 @dataclass(frozen=True)
 class Product:
-    """One product, ready to be computed block by block: `depth` terms a sum."""
+    """One product, ready to be computed block by block: `depth` terms a sum.
+
+    Where bytes are multiplied as they are, the second factor is `bytes`, and `b` is not read.
+    """
 
     op: DotOp
     a: Buffer
     b: Factor
     depth: int
+    bytes: Loaded | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole numbers are multiplied."""
+        return element_type(self.op.out.type) == i32
 
 
 def prepare(state: State, op: Operation) -> Product:
@@ -68,7 +97,13 @@ def prepare(state: State, op: Operation) -> Product:
     tile = state.loaded(dot.b)
     if tile is None:
         op_error(op, "must have a loaded tile as its second factor to run on a CPU")
-    return Product(dot, a, _factor(state, tile), depth)
+    if element_type(dot.out.type) != i32:
+        return Product(dot, a, _factor(state, tile), depth)
+    if takes_bytes(state, op):
+        return Product(dot, a, Factor(a.pointer, "i8", state.w.index(1), state.w.index(1)), depth, tile)
+    if depth > LARGEST_FLOAT_DEPTH:
+        op_error(op, f"sums of bytes have at most {LARGEST_FLOAT_DEPTH} terms on this CPU, but there are {depth}")
+    return Product(dot, a, _factor(state, as_numbers(tile)), depth)
 
 
 def _computed(state: State, value: Value) -> Factor | None:
@@ -87,15 +122,18 @@ def _computed(state: State, value: Value) -> Factor | None:
 def _factor(state: State, tile: Loaded) -> Factor:
     w = state.w
     rows, columns = (tile.view.strides[0], tile.view.strides[1])
-    pointer, element, row_bytes = None, tile.view.element, 0
+    pointer, element, row_bytes, packed = None, tile.view.element, 0, None
     if tile.boundary or (element != "f32" if state.wide else not is_one(w, columns)):
         buffer = stage(state, tile)
         pointer, element, rows, columns = buffer.pointer, "f32", w.index(buffer.pitch), w.index(1)
+        packed = None
     elif not state.wide:
         row_bytes = tile.shape[1] * bytes_of(stored_as(element))
+        if tile.view.codes is not None:
+            packed, row_bytes = tile.view, tile.view.codes.storage.stored_width
     pointer = pointer or first_row(w, tile)
     along_sum, along_columns = (columns, rows) if tile.transposed else (rows, columns)
-    return Factor(pointer, element, along_sum, along_columns, row_bytes)
+    return Factor(pointer, element, along_sum, along_columns, row_bytes, packed)
 
 
 def compute_block(state: State, product: Product, steps: Sequence[Step]) -> list[Spread]:
@@ -106,11 +144,22 @@ def compute_block(state: State, product: Product, steps: Sequence[Step]) -> list
     )
     layout = steps[0].layout
     starts = [_as_list(state, evaluate(state, product.op.acc, step), layout) for step in steps]
+    if product.bytes is not None:
+        return [*columns_of_bytes(state, product.a, product.bytes, steps, starts)]
+    if product.whole:
+        w = state.w
+        starts = [[w.cast("arith.sitofp", x, "f32") for x in start] for start in starts]
+        return [[w.cast("arith.fptosi", x, "i32") for x in found] for found in _sums(state, product, steps, starts)]
+    return [*_sums(state, product, steps, starts)]
+
+
+def _sums(state: State, product: Product, steps: Sequence[Step], starts: list[list[Ssa]]) -> list[list[Ssa]]:
+    layout = steps[0].layout
     if state.wide:
-        return [*_rows_across(state, product, steps[0].column, starts)]
+        return _rows_across(state, product, steps[0].column, starts)
     if not layout.along:
         return [_few_rows(state, product, step, start) for step, start in zip(steps, starts, strict=True)]
-    return [*_columns_along(state, product, steps, starts)]
+    return _columns_along(state, product, steps, starts)
 
 
 def _as_list(state: State, spread: Spread, layout: Layout) -> list[Ssa]:
@@ -165,26 +214,14 @@ def _few_rows(state: State, product: Product, step: Step, start: list[Ssa]) -> l
     for column in columns:
         _fetch(state, b, column, b.along_columns, b.row_bytes)
     sums = [w.constant(0.0, type_)] * lanes
-    for first, count in chunks(product.depth, lanes):
-        found = [read(w, w.at(x, first, memory), b.element, lanes, count) for x in columns]
+    seen: list[dict[int, Ssa]] = [{} for _ in columns]
+    for first, count in b.chunks(product.depth, lanes):
+        found = [b.chunk(state, x, first, count, known) for x, known in zip(columns, seen, strict=True)]
         for row in range(rows):
             a = w.load(w.at(product.a.pointer, row * product.a.pitch + first, "f32"), type_, 4 * lanes)
             for i, x in enumerate(found):
                 sums[i * rows + row] = w.fma(x, a, sums[i * rows + row])
-    return [w.add(_totals(state, sums), start[0])]
-
-
-def _totals(state: State, sums: list[Ssa]) -> Ssa:
-    """Lane i of the result is the sum of all lanes of vector i: pairs are folded into each other."""
-    w, half = state.w, state.lanes // 2
-    while len(sums) > 1:
-        lanes = range(2 * state.lanes)
-        low = [lane for lane in lanes if lane // half % 2 == 0]
-        high = [lane for lane in lanes if lane // half % 2 == 1]
-        pairs = zip(sums[::2], sums[1::2], strict=True)
-        sums = [w.add(w.shuffle(x, y, low), w.shuffle(x, y, high)) for x, y in pairs]
-        half //= 2
-    return sums[0]
+    return [w.add(totals(state, sums), start[0])]
 
 
 def _fetch(state: State, b: Factor, row: Ssa, distance: Ssa, size: int) -> None:
@@ -208,9 +245,15 @@ def _columns_along(state: State, product: Product, steps: Sequence[Step], starts
 
     def terms(k: Ssa, sums: Sequence[Ssa]) -> Sequence[Ssa]:
         sums = list(sums)
-        line = w.at(b.pointer, w.add(w.mul(k, b.along_sum), column), memory)
-        found = [read(w, w.at(line, i * lanes, memory), b.element, lanes, s.count) for i, s in enumerate(steps)]
-        _fetch(state, b, line, b.along_sum, len(steps) * lanes * bytes_of(memory))
+        if b.packed is not None:
+            row, seen = w.at(b.pointer, w.mul(k, b.along_sum), memory), dict[int, Ssa]()
+            found = [read_codes(w, row, b.packed, s.column, lanes, s.count, seen) for s in steps]
+            if w.number(column) == 0:
+                _fetch(state, b, row, b.along_sum, b.row_bytes)
+        else:
+            line = w.at(b.pointer, w.add(w.mul(k, b.along_sum), column), memory)
+            found = [read(w, w.at(line, i * lanes, memory), b.element, lanes, s.count) for i, s in enumerate(steps)]
+            _fetch(state, b, line, b.along_sum, len(steps) * lanes * bytes_of(memory))
         numbers = w.at(product.a.pointer, w.mul(k, w.index(product.a.pitch)), "f32")
         for row in range(rows):
             a = w.broadcast(w.load(w.at(numbers, row, "f32"), "f32"), lanes)

@@ -9,7 +9,9 @@ from ...ir.attributes import TensorType
 from ...ir.core import Operation
 from ...ir.diagnostics import op_error
 from ...ir.dialects.tile import KernelOp
+from .byte_dots import takes_bytes
 from .kernel import grid_state, program_state
+from .state import State
 
 ATTRIBUTES = {
     16: '[["prefer-vector-width", "512"], ["min-legal-vector-width", "512"], "nounwind"]',
@@ -40,10 +42,11 @@ class NativeModule:
     scratch_bytes: int
 
 
-def emit_module(kernels: Sequence[Operation], *, unit_strides: bool = True) -> NativeModule:
+def emit_module(kernels: Sequence[Operation], *, unit_strides: bool = True, byte_dots: bool = False) -> NativeModule:
     """One module with an entry for each kernel. Raises CompileError for ops CPUs have no form for.
 
-    With `unit_strides` the last axis of every tensor that is read or written in tiles has stride 1.
+    With `unit_strides` the last axis of every tensor that is read or written in tiles has stride 1; with `byte_dots`
+    the CPU has VNNI's products of bytes, for vectors of the kernels' length.
     """
     texts: list[str] = []
     entries: list[NativeKernel] = []
@@ -52,7 +55,7 @@ def emit_module(kernels: Sequence[Operation], *, unit_strides: bool = True) -> N
         view = KernelOp.match(kernel)
         if view is None:
             op_error(kernel, "is not a kernel: only 'tile.kernel' can be written for CPUs")
-        text, words = _functions(view, unit_strides)
+        text, words = _functions(view, unit_strides, byte_dots)
         texts.append(text)
         scratch = max(scratch, 4 * words)
         types = tuple(t for t in view.function_type.inputs if isinstance(t, TensorType))
@@ -60,11 +63,11 @@ def emit_module(kernels: Sequence[Operation], *, unit_strides: bool = True) -> N
     return NativeModule("".join(texts), tuple(entries), scratch)
 
 
-def _functions(view: KernelOp, unit_strides: bool) -> tuple[str, int]:
+def _functions(view: KernelOp, unit_strides: bool, byte_dots: bool) -> tuple[str, int]:
     name = view.sym_name.value
-    state = program_state(view, unit_strides)
+    state = program_state(view, unit_strides, byte_dots)
     grid, programs = grid_state(view)
-    attributes = f"attributes {{passthrough = {ATTRIBUTES[state.lanes]}}}"
+    attributes = f"attributes {{passthrough = {_attributes(state, view)}}}"
     words = max(16, state.scratch.peak)
     origin = f", from {view.source.value}" if view.source is not None else ""
     lines = [
@@ -95,3 +98,11 @@ def _functions(view: KernelOp, unit_strides: bool) -> tuple[str, int]:
         "}",
     ]
     return "\n".join([*lines, ""]), words
+
+
+def _attributes(state: State, view: KernelOp) -> str:
+    """Kernels for AVX2 are compiled for any such CPU, so that what they use beyond that must be told."""
+    named, dots = ATTRIBUTES[state.lanes], (op for op in view.operation.walk() if op.name == "tile.dot")
+    if state.lanes == 8 and any(takes_bytes(state, dot) for dot in dots):
+        return named.replace('"nounwind"', '["target-features", "+avxvnni"], "nounwind"')
+    return named

@@ -10,20 +10,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from ...ir.attributes import IndexType, element_type
+from ...ir.attributes import IndexType, TensorType, element_type
 from ...ir.core import Operation, Value
 from ...ir.diagnostics import op_error
 from ...ir.dialects.tile import BroadcastOp, GatherOp
 from .arithmetic import check_supported, constant_number, elementwise, held_element, scaled_exponent
 from .elementary import exp2_scaled
-from .memory import element_address, gather, load_element, row_address, row_part, stored_as, widened_type
-from .runs import RUN, read_runs, reads_runs
+from .memory import element_address, gather, load_element, read, row_address, row_part, stored_as, widened_type
+from .runs import FLOATS, RUN, ColumnRun, read_runs, reads_runs
 from .state import FLOAT_DEGREE, State
 from .values import Buffer, Loaded, Spread, shape_of, together
 from .writer import Ssa, vector
 
 ROWS, COLUMNS = 0, 1
 ELEMENTWISE = ("arith", "math")
+CONVERSIONS = ("arith.extf", "arith.sitofp")
+"""What a tile that is still in memory goes through as it is read."""
+
+LOADS = ("tile.load", "tile.load_codes")
+
+NEAR = 4
+"""Elements that lie between those of neighbouring columns, at most, for them to be read with what is between."""
 
 Resolve = Callable[[Value], Spread]
 
@@ -94,7 +101,7 @@ def _runs_along(state: State, value: Value) -> bool:
         return not is_transposed(op.operands[1])
     if op.name == "scf.if":
         return _runs_along(state, yielded_by(op, 0)[op.results.index(value)])
-    return op.name == "tile.load" or any(_runs_along(state, v) for v in op.operands if is_tile(v))
+    return op.name in LOADS or any(_runs_along(state, v) for v in op.operands if is_tile(v))
 
 
 def yielded_by(op: Operation, region: int) -> Sequence[Value]:
@@ -105,7 +112,7 @@ def yielded_by(op: Operation, region: int) -> Sequence[Value]:
 def is_transposed(value: Value) -> bool:
     """Whether the second factor of a product is a transposed tile, so that its sum runs along memory."""
     flips = 0
-    while (op := value.defining_op) is not None and op.name in ("tile.transpose", "arith.extf"):
+    while (op := value.defining_op) is not None and op.name in ("tile.transpose", *CONVERSIONS):
         flips += op.name == "tile.transpose"
         value = op.operands[0]
     return flips % 2 == 1
@@ -242,7 +249,73 @@ def _along_columns(state: State, value: Value, step: Step) -> Spread:
         return _column_numbers(state, step)
     if op.name == "tile.broadcast":
         return state.scalar(op.operands[0])
-    return compute(state, op, lambda v: along_columns(state, v, step) if shape_of(v.type) else state.scalar(v))
+
+    def resolve(v: Value) -> Spread:
+        return along_columns(state, v, step) if shape_of(v.type) else state.scalar(v)
+
+    if op.name == "tile.gather" and not state.wide and (found := _column_run(state, GatherOp(op), step)) is not None:
+        return found
+    return compute(state, op, resolve)
+
+
+def _column_run(state: State, op: GatherOp, step: Step) -> Spread | None:
+    """Elements of the columns of one vector, which are read together where they are near each other in memory.
+
+    None where one index does not count columns, or where not all elements exist.
+    """
+    w, view, run = state.w, state.view(op.source), ColumnRun.of(op)
+    if run is None or step.count is not None or view.element not in FLOATS:
+        return None
+    pitch, place = _pitch(state, op, run)
+    address = w.index(0)
+    for i, (value, stride) in enumerate(zip(op.indices, view.strides, strict=True)):
+        position = _first_column(state, value, step) if i == run.axis else state.scalar(value)
+        if pitch == 1 or i == run.axis or i < len(view.strides) - 1:
+            address = w.add(address, w.mul(position, stride))
+    pointer, stride, count = element_address(w, view, address), view.strides[run.axis], step.layout.step
+    lanes = [lane if step.layout.along else lane // state.rows for lane in range(state.lanes)]
+
+    def at_once() -> list[Ssa]:
+        found = read(w, pointer, view.element, count * pitch)
+        return [
+            found
+            if pitch == 1 and count == state.lanes
+            else w.shuffle(found, found, [pitch * x + place for x in lanes])
+        ]
+
+    def one_by_one() -> list[Ssa]:
+        offsets = w.mul(w.lane_numbers(lanes, "i64"), w.broadcast(stride, state.lanes))
+        if place:
+            offsets = w.add(offsets, w.broadcast(w.mul(w.index(place), view.strides[-1]), state.lanes))
+        return [gather(w, pointer, offsets, w.constant(1, vector("i1", state.lanes)), view.element)]
+
+    type_ = vector(widened_type(view.element), state.lanes)
+    near = w.compare("eq", stride, w.index(pitch))
+    if pitch > 1:
+        near = w.binary("arith.andi", near, w.compare("eq", view.strides[-1], w.index(1)))
+    (found,) = w.branch(near, [type_], at_once, one_by_one)
+    return found
+
+
+def _pitch(state: State, op: GatherOp, run: ColumnRun) -> tuple[int, int]:
+    """How far neighbouring columns lie from each other as a rule, and which of the elements between is read."""
+    source = op.source.type
+    assert isinstance(source, TensorType)
+    last, place = source.shape[-1], state.w.number(state.scalar(op.indices[-1])) if run.axis < source.rank - 1 else 0
+    if run.axis == source.rank - 2 and isinstance(last, int) and 1 < last <= NEAR and isinstance(place, int):
+        return last, place
+    return 1, 0
+
+
+def _first_column(state: State, value: Value, step: Step) -> Ssa:
+    """A position that counts columns, at the first column of a step."""
+    op = value.defining_op
+    assert op is not None
+    if op.name == "tile.iota":
+        return step.column
+    if op.name == "tile.broadcast":
+        return state.scalar(op.operands[0])
+    return state.w.add(*(_first_column(state, v, step) for v in op.operands))
 
 
 def _column_numbers(state: State, step: Step) -> Ssa:

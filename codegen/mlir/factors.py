@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ir.core import Operation, Value
-from ...ir.dialects.tile import DotOp, LoadOp, ReduceOp
+from ...ir.dialects.tile import DotOp, ReduceOp
 from .axes import find_needs
-from .expressions import ROWS, Step, evaluate, layout_along, rows_of, store_step
+from .expressions import CONVERSIONS, LOADS, ROWS, Step, evaluate, layout_along, rows_of, store_step
+from .loads import converted_tile, loaded_row, loaded_tile
 from .nests import for_each_step, reduce_columns
 from .state import State
-from .values import Buffer, Loaded, Rows, View, shape_of
+from .values import Buffer, Rows, View, shape_of
 from .writer import Ssa, vector
 
 IN_MEMORY = ("tile.slice", "tile.group_rows")
@@ -50,9 +51,9 @@ def factor_ops(dot: Operation) -> list[Operation]:
     """What computes a second factor, operands first; nothing where it is loaded."""
     root = factor_root(dot)
     loaded = root
-    while (op := loaded.defining_op) is not None and op.name == "arith.extf":
+    while (op := loaded.defining_op) is not None and op.name in CONVERSIONS:
         loaded = op.operands[0]
-    if loaded.defining_op is None or LoadOp.match(loaded.defining_op) is not None:
+    if loaded.defining_op is None or loaded.defining_op.name in LOADS:
         return []
     found: dict[Operation, None] = {}
 
@@ -98,18 +99,9 @@ def compute_factor(state: State, dot: Operation) -> None:
 def _rows_there(state: State, ops: Sequence[Operation], count: int) -> Ssa:
     """How many of the rows exist, as far as a tile that is loaded tells."""
     for op in ops:
-        if (load := LoadOp.match(op)) is not None and len(shape_of(op.result.type)) == 2:
-            return _loaded(state, load, None).valid_rows(state.w)
+        if op.name in LOADS and len(shape_of(op.result.type)) == 2:
+            return loaded_tile(state, op).valid_rows(state.w)
     return state.w.index(count)
-
-
-def _loaded(state: State, load: LoadOp, row: Ssa | None) -> Loaded:
-    """A tile in memory, or one row of it, which exists."""
-    offsets = tuple(state.scalar(v) for v in load.offsets)
-    if row is None:
-        return Loaded(state.view(load.source), offsets, shape_of(load.out.type), tuple(load.boundary.values))
-    first = state.w.add(offsets[0], row)
-    return Loaded(state.view(load.source), (first, *offsets[1:]), (1, shape_of(load.out.type)[1]), ())
 
 
 def _compute_row(state: State, root: Value, ops: Sequence[Operation], row: Ssa, buffer: Buffer) -> None:
@@ -133,9 +125,9 @@ def _compute_row(state: State, root: Value, ops: Sequence[Operation], row: Ssa, 
 def _compute_op(state: State, op: Operation, row: Ssa) -> None:
     """What is the same along a row now; what varies along it when it is needed."""
     value, axes = op.result, len(shape_of(op.result.type))
-    if (load := LoadOp.match(op)) is not None:
-        state.known[value] = _loaded(state, load, row)
-    elif op.name == "arith.extf" and (source := state.loaded(op.operands[0])) is not None:
+    if op.name in LOADS:
+        state.known[value] = loaded_row(state, op, row)
+    elif op.name in CONVERSIONS and (source := converted_tile(state, op)) is not None:
         state.known[value] = source
     elif (reduce := ReduceOp.match(op)) is not None:
         state.known[value] = reduce_columns(state, reduce)

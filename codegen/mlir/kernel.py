@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ...ir.attributes import DenseArrayAttr, IntegerAttr, StringAttr, bf16, element_type, f16, f32
+from ...ir.attributes import DenseArrayAttr, IntegerAttr, StringAttr, bf16, element_type, f16, f32, i8
 from ...ir.core import Operation, Value
 from ...ir.diagnostics import op_error
 from ...ir.dialects.arith import ConstantOp
 from ...ir.dialects.scf import ForOp, IfOp, YieldOp
-from ...ir.dialects.tile import AnyOp, KernelOp, LoadOp, ReduceOp, StoreOp
+from ...ir.dialects.tile import AnyOp, KernelOp, ReduceOp, StoreOp
 from ...ir.dialects.tile import YieldOp as GridYieldOp
 from .arguments import tensor_views
 from .arithmetic import held_element
 from .axes import find_needs
+from .byte_dots import pack_bytes, takes_bytes
 from .expressions import COLUMNS, ROWS, Step, compute, evaluate, is_tile, layout_of, rows_of, store_step
 from .factors import compute_factor, computed_factors
+from .loads import as_numbers, converted_tile, loaded_tile
 from .memory import load_rows, store_rows, stored_as
 from .nests import any_true, for_each_step, materialise, new_buffer, reduce_columns, store_tile
 from .state import FLOAT_DEGREE, HALF_DEGREE, State
@@ -47,10 +49,8 @@ def expression(state: State, op: Operation) -> None:
 
 
 def _tile(state: State, op: Operation) -> None:
-    source = state.loaded(op.operands[0]) if op.name in ("arith.extf", "tile.transpose") else None
-    if source is not None:
-        flipped = source.transposed != (op.name == "tile.transpose")
-        state.known[op.result] = Loaded(source.view, source.offsets, source.shape, source.boundary, flipped)
+    if (tile := converted_tile(state, op)) is not None:
+        state.known[op.result] = tile
     # Conditions are computed again where they are needed: scratch memory holds floats.
     if element_type(op.result.type) == f32 and _outlives(op) and (_multiplied(op) or _costly(state, op.result)):
         materialise(state, op.result)
@@ -112,16 +112,18 @@ def _check_widths(op: Operation, boundary: DenseArrayAttr) -> None:
 
 
 def _load(state: State, op: Operation) -> None:
-    load = LoadOp(op)
-    shape = shape_of(load.out.type)
-    _check_widths(op, load.boundary)
-    offsets = tuple(state.scalar(v) for v in load.offsets)
-    tile = Loaded(state.view(load.source), offsets, shape, tuple(load.boundary.values))
-    if len(shape) == 1:
+    tile = loaded_tile(state, op)
+    if len(tile.shape) == 1:
         if COLUMNS in state.needs.get(op.result, ()):
             op_error(op, "kernels for CPUs load no tile along the columns")
         state.known[op.result] = load_rows(state, tile)
         return
+    products = [user for user in op.result.users if user.name == "tile.dot" and user.operands[0] is op.result]
+    if products and element_type(op.result.type) == i8:
+        if all(takes_bytes(state, dot) for dot in products):
+            state.known[op.result] = pack_bytes(state, tile)
+            return
+        tile = as_numbers(tile)
     state.known[op.result] = tile
     if _outlives(op) and _multiplied(op):
         materialise(state, op.result)
@@ -291,6 +293,7 @@ STATEMENTS: Mapping[str, Callable[[State, Operation], None]] = {
     "tile.slice": _slice,
     "tile.group_rows": _group_rows,
     "tile.load": _load,
+    "tile.load_codes": _load,
     "tile.store": _store,
     "tile.reduce": _reduce,
     "tile.return": _nothing,
@@ -304,14 +307,14 @@ STATEMENTS: Mapping[str, Callable[[State, Operation], None]] = {
 # --- the functions around a program
 
 
-def program_state(view: KernelOp, unit_strides: bool) -> State:
+def program_state(view: KernelOp, unit_strides: bool, byte_dots: bool = False) -> State:
     """The body of one program, written; `rows` is taken from what the kernel stores."""
     lanes, columns = (view.operation.properties.get(n) for n in ("lanes", "columns"))
     if not isinstance(lanes, IntegerAttr) or not isinstance(columns, IntegerAttr):
         op_error(view.operation, "is not scheduled for a CPU: it has no 'lanes' and 'columns'")
     body = view.body.block
     base, degree = Ssa("%scratch", POINTER), HALF_DEGREE if _reads_halves(view) else FLOAT_DEGREE
-    state = State(Writer(), lanes.value, _rows(view), columns.value, unit_strides, base, degree)
+    state = State(Writer(), lanes.value, _rows(view), columns.value, unit_strides, base, degree, byte_dots)
     if state.rows % state.lanes and (state.rows > state.lanes or state.lanes % state.rows):
         op_error(view.operation, f"tiles of {state.rows} rows do not fit vectors of {state.lanes} lanes")
     state.known.update(zip(body.arguments, tensor_views(state.w, body.arguments, unit_strides), strict=True))
@@ -322,9 +325,9 @@ def program_state(view: KernelOp, unit_strides: bool) -> State:
 
 
 def _reads_halves(view: KernelOp) -> bool:
-    """Whether what a kernel multiplies is f16 or bf16."""
-    loads = [op for op in view.operation.walk() if op.name == "tile.load"]
-    return bool(loads) and all(element_type(op.result.type) in (f16, bf16) for op in loads)
+    """Whether what a kernel multiplies is f16 or bf16, or stored in fewer bits."""
+    loads = {element_type(op.result.type) for op in view.operation.walk() if op.name == "tile.load"}
+    return bool(loads & {f16, bf16}) and f32 not in loads
 
 
 def _rows(view: KernelOp) -> int:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from .codes import code_order, float8, unpacked
 from .state import State
 from .values import Buffer, Loaded, Rows, View
 from .writer import POINTER, Ssa, Writer, bytes_of, vector
 
-STORAGE = {"f16": "f16", "bf16": "i16", "f32": "f32", "i1": "i8"}
-"""The type that memory is read as."""
+STORAGE = {
+    "f16": "f16", "bf16": "i16", "f32": "f32", "i1": "i8",
+    "f8E4M3FN": "i8", "f8E5M2": "i8", "int8": "i8", "uint8": "i8",
+}  # fmt: skip
+"""The type that memory is read as. Integers called `int8` and `uint8` are numbers of a tile: read as f32."""
+
+FLOAT8 = ("f8E4M3FN", "f8E5M2")
 
 
 def stored_as(element: str) -> str:
@@ -26,6 +32,11 @@ def widened(w: Writer, x: Ssa, element: str) -> Ssa:
         return w.bitcast(w.binary("arith.shli", bits, w.constant(16, bits.type)), "f32")
     if element == "i1":
         return w.compare("ne", x, w.constant(0, x.type))
+    if element in FLOAT8:
+        return float8(w, x, element)
+    if element in ("int8", "uint8"):
+        word = w.cast("arith.extsi" if element == "int8" else "arith.extui", x, "i32")
+        return w.cast("arith.sitofp", word, "f32")
     return w.cast("arith.extsi", x, "i64") if element == "index" else x
 
 
@@ -51,6 +62,34 @@ def read(w: Writer, pointer: Ssa, element: str, lanes: int = 0, count: int | Non
         f"({POINTER}, {mask.type}, {type_}) -> {type_}"
     )
     return widened(w, w.op(text, type_), element)
+
+
+def read_codes(
+    w: Writer, row: Ssa, view: View, start: Ssa, lanes: int, count: int | None, seen: dict[int, Ssa] | None = None
+) -> Ssa:
+    """`lanes` neighbouring numbers of a row of packed integers, `start` (a constant) channels into a tile, as f32."""
+    assert view.codes is not None
+    place, size = w.number(start), view.codes.storage.stored_width
+    assert isinstance(place, int), "packed integers are read at constant places"
+
+    def fetch(byte: int, wanted: int) -> Ssa:
+        if byte + lanes <= size or size < lanes:
+            return w.cast("arith.extui", bytes_from(byte, wanted), "i32")
+        # The last bytes of the row, moved down: none behind it is touched. They are moved as words, since there are
+        # shuffles of eight bytes with which LLVM does not come to an end.
+        last = w.cast("arith.extui", bytes_from(size - lanes, lanes), "i32")
+        return w.shuffle(last, last, [min(byte + lane - size + lanes, lanes - 1) for lane in range(lanes)])
+
+    def bytes_from(byte: int, wanted: int) -> Ssa:
+        if not is_one(w, view.strides[-1]):
+            offsets = w.mul(w.lane_numbers(range(byte, byte + lanes), "i64"), w.broadcast(view.strides[-1], lanes))
+            return gather(w, row, offsets, first_lanes(w, lanes, min(wanted, size - byte)), "i8")
+        if byte + lanes <= size:
+            return w.load(w.at(row, byte, "i8"), vector("i8", lanes))
+        return read(w, w.at(row, byte, "i8"), "i8", lanes, size - byte)
+
+    seen = {} if seen is None else seen
+    return unpacked(w, view.codes, place, lanes, lanes if count is None else count, fetch, seen)
 
 
 def write(w: Writer, value: Ssa, pointer: Ssa, element: str, count: int | None = None) -> None:
@@ -125,6 +164,13 @@ def stage(state: State, tile: Loaded) -> Buffer:
 def copy_row(state: State, source: Ssa, tile: Loaded, target: Ssa) -> None:
     """One row of a tensor as f32; what the last vector has too much is zero."""
     w, lanes, element = state.w, state.lanes, tile.view.element
+    if tile.view.codes is not None:
+        seen: dict[int, Ssa] = {}
+        order = code_order(tile.view.codes.storage, list(range(0, tile.shape[1], lanes)))
+        for start in order:
+            found = read_codes(w, source, tile.view, w.index(start), lanes, tile.shape[1] - start, seen)
+            w.store(found, w.at(target, start, "f32"), 4 * lanes)
+        return
     if is_one(w, tile.view.strides[1]):
         for start, count in chunks(tile.shape[1], lanes):
             found = read(w, w.at(source, start, stored_as(element)), element, lanes, count)
@@ -175,15 +221,19 @@ def pack(state: State, tile: Loaded, buffer: Buffer) -> None:
                 line = w.mul(w.add(start, w.index(column)), w.index(buffer.pitch))
                 w.store(x, w.at(buffer.pointer, w.add(line, first), "f32"), 4 * lanes)
 
-        _squares(w, width, lanes, square)
+        _squares(w, width, lanes, square, unrolled=tile.view.codes is not None)
         return ()
 
     w.loop(w.index(0), w.index(rows), w.index(lanes), (), group)
 
 
-def _squares(w: Writer, width: int, lanes: int, square: Callable[[Ssa, int], None]) -> None:
-    """Call square(start, count) for whole squares in a loop, and once for what is left."""
+def _squares(w: Writer, width: int, lanes: int, square: Callable[[Ssa, int], None], *, unrolled: bool = False) -> None:
+    """Call square(start, count) for whole squares in a loop, or at constant places, and once for what is left."""
     whole = width // lanes * lanes
+    if unrolled:
+        for start, count in chunks(width, lanes):
+            square(w.index(start), count)
+        return
 
     def body(start: Ssa, _: Sequence[Ssa]) -> Sequence[Ssa]:
         square(start, lanes)
@@ -198,6 +248,8 @@ def row_part(state: State, tile: Loaded, source: Ssa, start: Ssa, count: int) ->
     """`count` neighbours of a row from `start` on, as f32 lanes."""
     w, lanes, element = state.w, state.lanes, tile.view.element
     stride = tile.view.strides[1]
+    if tile.view.codes is not None:
+        return read_codes(w, source, tile.view, start, lanes, count)
     if is_one(w, stride):
         return read(w, w.at(source, start, stored_as(element)), element, lanes, count)
     positions = w.add(w.broadcast(start, lanes), w.lane_numbers(range(lanes), "i64"))
@@ -310,6 +362,6 @@ def load_element(w: Writer, view: View, offset: Ssa, mask: Ssa | None) -> Ssa:
 
 def widened_type(element: str) -> str:
     """The scalar type of `read`."""
-    if element in ("f16", "bf16"):
+    if element in ("f16", "bf16", *FLOAT8):
         return "f32"
     return "i1" if element == "i1" else stored_as(element)

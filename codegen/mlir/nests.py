@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from ...ir.core import Operation, Value
 from ...ir.diagnostics import op_error
 from ...ir.dialects.tile import AnyOp, ReduceOp, StoreOp
-from .dots import REGISTERS_FOR_SUMS, compute_block, prepare
+from ...ir.storage import Storage
+from .codes import code_order
+from .dots import REGISTERS_FOR_SUMS, Product, compute_block, prepare
 from .expressions import Layout, Step, evaluate, is_tile, layout_of, store_step, tree
 from .memory import pack, row_address, stored_as, unpack, write
 from .state import State
@@ -29,8 +31,8 @@ def for_each_step(state: State, value: Value, layout: Layout, carried: Sequence[
     block = _block_steps(state, layout, bool(products))
     steps = width // layout.step
 
-    def run(start: Ssa, count: int, values: Sequence[Ssa], last: int | None = None) -> list[Ssa]:
-        here = [Step(layout, w.add(start, w.index(i * layout.step)), last) for i in range(count)]
+    def run(columns: Sequence[Ssa], values: Sequence[Ssa], last: int | None = None) -> list[Ssa]:
+        here = [Step(layout, column, last) for column in columns]
         for step in here:
             step.block = here
         for product in products:
@@ -41,18 +43,31 @@ def for_each_step(state: State, value: Value, layout: Layout, carried: Sequence[
             values = list(body(step, values))
         return values
 
-    whole = steps // block * block
-    span = block * layout.step
-    values = (
-        w.loop(w.index(0), w.index(whole * layout.step), w.index(span), carried, lambda c, xs: run(c, block, xs))
-        if whole
-        else list(carried)
-    )
-    if whole < steps:
-        values = run(w.index(whole * layout.step), steps - whole, values)
+    def neighbours(start: Ssa, count: int) -> list[Ssa]:
+        return [w.add(start, w.index(i * layout.step)) for i in range(count)]
+
+    values, whole = list(carried), steps // block * block
+    if layout.along and (storage := _packed(state, value, products)) is not None:
+        order = code_order(storage, list(range(0, steps * layout.step, layout.step)))
+        for first in range(0, steps, block):
+            values = run([w.index(c) for c in order[first : first + block]], values)
+    else:
+        if whole:
+            upper, span = w.index(whole * layout.step), w.index(block * layout.step)
+            values = w.loop(w.index(0), upper, span, values, lambda c, xs: run(neighbours(c, block), xs))
+        if whole < steps:
+            values = run(neighbours(w.index(whole * layout.step), steps - whole), values)
     if rest := width % layout.step:
-        values = run(w.index(steps * layout.step), 1, values, rest)
+        values = run([w.index(steps * layout.step)], values, rest)
     return values
+
+
+def _packed(state: State, value: Value, products: Sequence[Product]) -> Storage | None:
+    """The format of packed integers that a nest reads, which must be read at constant places."""
+    views = [product.b.packed for product in products]
+    operands = [value, *(v for op in tree(state, value) if op.name != "tile.dot" for v in op.operands)]
+    views += [tile.view for v in operands if (tile := state.loaded(v)) is not None]
+    return next((view.codes.storage for view in views if view is not None and view.codes is not None), None)
 
 
 def _block_steps(state: State, layout: Layout, has_products: bool) -> int:

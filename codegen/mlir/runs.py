@@ -8,6 +8,7 @@ row at once and transposed in registers, instead of being gathered one by one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ...ir.core import Value
 from ...ir.dialects.tile import BroadcastOp, GatherOp
@@ -18,7 +19,22 @@ from .writer import Ssa, Writer, bytes_of, vector
 RUN = 4
 """Columns that are read at once: what fits the 128-bit parts of a vector."""
 
-ELEMENTS = ("f32", "f16", "bf16", "i1", "i32")
+FLOATS = ("f32", "f16", "bf16")
+ELEMENTS = (*FLOATS, "i1", "i32")
+
+
+@dataclass(frozen=True)
+class ColumnRun:
+    """Which index of a gather counts the columns of a row that is read; the others are numbers."""
+
+    axis: int
+
+    @staticmethod
+    def of(op: GatherOp) -> ColumnRun | None:
+        counting = [i for i, v in enumerate(op.indices) if shape_of(v.type)]
+        if op.masked is not None or len(counting) != 1 or not _counts_columns(op.indices[counting[0]]):
+            return None
+        return ColumnRun(counting[0])
 
 
 def reads_runs(op: GatherOp, element: str) -> bool:

@@ -43,7 +43,8 @@ class State:
 
     With `unit_strides` the last axis of every tensor read or written in tiles has stride 1.
     `factors` are the operations that only compute second factors of products (see `factors.py`).
-    `exponential_degree` is that of the polynomial behind a softmax's powers of two.
+    `exponential_degree` is that of the polynomial behind a softmax's powers of two. With `byte_dots` the CPU
+    multiplies bytes and adds them up in 32 bits (VNNI).
     """
 
     w: Writer
@@ -53,6 +54,7 @@ class State:
     unit_strides: bool
     base: Ssa
     exponential_degree: int = FLOAT_DEGREE
+    byte_dots: bool = False
     scratch: Scratch = field(default_factory=Scratch)
     known: dict[Value, Held] = field(default_factory=dict[Value, Held])
     needs: dict[Value, set[int]] = field(default_factory=dict[Value, "set[int]"])

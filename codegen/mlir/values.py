@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ...ir.attributes import TensorType, Type
+from ...ir.storage import Storage
 from .writer import Ssa, Writer
 
 Spread: TypeAlias = "Ssa | list[Ssa]"
@@ -14,11 +15,20 @@ Spread: TypeAlias = "Ssa | list[Ssa]"
 
 
 @dataclass(frozen=True)
+class Codes:
+    """Packed integers, in rows of bytes: their format, and the channel that a tile begins with."""
+
+    storage: Storage
+    first: int = 0
+
+
+@dataclass(frozen=True)
 class View:
     """A tensor in memory: where it starts, and a size and a stride (in elements) for each axis.
 
     With `group`, the first axis counts (query, head) pairs of one group of heads: row r lies
-    r % group heads and r // group queries on, and `strides[0]` is the query's.
+    r % group heads and r // group queries on, and `strides[0]` is the query's. Of `codes` the last
+    axis counts bytes.
     """
 
     pointer: Ssa
@@ -27,6 +37,7 @@ class View:
     strides: tuple[Ssa, ...]
     group: int = 1
     head_stride: Ssa | None = None
+    codes: Codes | None = None
 
     def row(self, w: Writer, number: Ssa) -> Ssa:
         """How many elements into memory row `number` begins."""

@@ -128,16 +128,20 @@ class Writer:
         type_ = "" if constant.type == "i1" else f" : {constant.type}"
         self.head.append(f"    {constant.name} = arith.constant {text}{type_}{told}")
 
-    def lane_numbers(self, numbers: Sequence[int], element: str) -> Ssa:
-        """A constant vector of integers."""
+    def lane_numbers(self, numbers: Sequence[float | int], element: str) -> Ssa:
+        """A constant vector of different numbers."""
         type_ = vector(element, len(numbers))
-        text = f"dense<[{', '.join(map(str, numbers))}]>"
+        text = f"dense<[{', '.join(literal(number, element) for number in numbers)}]>"
         if (text, type_) not in self._constants:
             self._define_constant((text, type_), "", text)
         return self._constants[text, type_]
 
     def index(self, value: int) -> Ssa:
         return self.constant(value, "i64")
+
+    def number(self, x: Ssa) -> float | int | None:
+        """The number that a constant is, or is filled with; None of what is computed."""
+        return self._numbers.get(x)
 
     def binary(self, op: str, x: Ssa, y: Ssa) -> Ssa:
         """An op of two operands of one type, such as `arith.addf`."""
@@ -190,6 +194,10 @@ class Writer:
     def bitcast(self, x: Ssa, element: str) -> Ssa:
         return self.cast("arith.bitcast", x, element)
 
+    def view_as(self, x: Ssa, type_: str) -> Ssa:
+        """The same bits as a vector of other elements, and so of another length."""
+        return x if x.type == type_ else self.op(f"llvm.bitcast {x.name} : {x.type} to {type_}", type_)
+
     def broadcast(self, x: Ssa, lanes: int) -> Ssa:
         """A scalar in every lane; a vector as it is."""
         if x.lanes or not lanes:
@@ -206,6 +214,12 @@ class Writer:
 
     def extract(self, x: Ssa, lane: int) -> Ssa:
         return self.op(f"vector.extract {x.name}[{lane}] : {x.element} from {x.type}", x.element)
+
+    def intrinsic(self, name: str, operands: Sequence[Ssa], type_: str) -> Ssa:
+        """One of LLVM's, most of which are an instruction."""
+        types = ", ".join(x.type for x in operands)
+        text = f'llvm.call_intrinsic "{name}"({", ".join(x.name for x in operands)}) : ({types}) -> {type_}'
+        return self.op(text, type_)
 
     # --- memory
 

@@ -112,7 +112,7 @@ class FakeKernels(NativeKernels):
         else:
             functions = [FakeFunction((*self.ranks, 4), without_lse)]
         self.functions[choice] = functions
-        return LoadedKernel(CpuKernel(lowered, cast(Any, None), choice), tuple(functions))
+        return LoadedKernel(CpuKernel(lowered, cast(Any, None), choice), tuple(functions), self.out_dtype)
 
 
 def tensors(
