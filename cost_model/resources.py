@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .devices import Device
+from .stored_tiles import StoredTiles
 
 FMA_PER_THREAD_LIMIT = 256
 """Multiply-adds a thread and dot without tensor cores; they are unrolled, and 512 of them often spill."""
@@ -26,6 +27,9 @@ WIDE_TENSOR_CORE_ROWS = 64
 
 QUERY_REGISTERS = 0.375
 """Of a register for an element of queries that stays in one: half of one, but a few are read again."""
+
+UNPACKED_REGISTERS = 1.125
+"""Of a register for a number that wide products read and that is made of a code: some stand beside their pair."""
 
 SMALLEST_COPY = 4
 """Bytes of an element that can be copied to shared memory by itself, in the background."""
@@ -52,6 +56,9 @@ class AttentionShape:
     the width of the last tile of v, where that is cut (0: `value_width`). The schedule says the rest:
     `bulk` copies bring keys and values, products are `swapped`, warps are `specialised`, and a step
     `branches` where a tile may hold nothing (`skips` says that one may, of which no list tells).
+    Where keys or values are stored in few bits, `row_bytes` is what a key and a value take, with their scales; scales
+    of `key_group` keys for each channel are applied once a tile, if that lies in one group.
+    On GPUs `keys` and `values` tell of tiles of codes, and products read queries of `query_bytes` an element.
     """
 
     key_width: int
@@ -68,6 +75,30 @@ class AttentionShape:
     bulk: bool = False
     swapped: bool = False
     specialised: bool = False
+    row_bytes: float = 0.0
+    key_group: int = 0
+    query_bytes: int = 0
+    keys: StoredTiles | None = None
+    values: StoredTiles | None = None
+
+    @property
+    def stored(self) -> bool:
+        """Whether keys or values are codes."""
+        return self.row_bytes > 0
+
+    @property
+    def key_bytes(self) -> float:
+        """The bytes of a key and its value in memory."""
+        return self.row_bytes or (self.key_width + self.value_width) * self.element_bytes
+
+    @property
+    def tiles_of_codes(self) -> tuple[StoredTiles, ...]:
+        """Those of keys and of values, as far as they are codes."""
+        return tuple(tiles for tiles in (self.keys, self.values) if tiles is not None)
+
+    def suits(self, keys: int) -> bool:
+        """Whether tiles of so many keys have scales of their own only along one axis."""
+        return all(tiles.suits(keys) for tiles in self.tiles_of_codes)
 
     @property
     def tensor_cores(self) -> bool:
@@ -114,11 +145,13 @@ def shared_memory(config: TileConfig, shape: AttentionShape, device: Device) -> 
     Within 1 KiB of 330 kernels compiled for sm_80 and sm_90 with Triton 3.9, decode kernels included;
     an upper bound on other devices. What regions load waits in one tile less than there are stages.
     """
-    queries = config.block_m * shape.key_width * shape.element_bytes
+    queries = config.block_m * shape.key_width * (shape.query_bytes or shape.element_bytes)
     # What is too small for a copy in the background is loaded where it is needed.
     column = shape.column_bytes if shape.column_bytes >= SMALLEST_COPY else 0
     loaded = config.block_n * (config.block_m * shape.score_bytes + column)
-    keys, values = (config.block_n * width * shape.element_bytes for width in (shape.key_width, shape.value_width))
+    keys, values = _tile_bytes(config, shape)
+    if shape.tiles_of_codes:
+        return _bytes_of_codes(config, shape, device, queries) + (config.stages - 1) * loaded
     if device.warp_size == 64:
         return queries + config.stages * (keys + values + loaded)
     bulk = BULK_SHARED_MEMORY if shape.bulk else 0
@@ -134,6 +167,28 @@ def shared_memory(config: TileConfig, shape: AttentionShape, device: Device) -> 
         # Warps that only load share nothing with the others, which here includes the room to store the result.
         loop += config.block_m * shape.value_width * OUTPUT_BYTES
     return queries + loop + (config.stages - 1) * loaded + bulk
+
+
+def _tile_bytes(config: TileConfig, shape: AttentionShape) -> tuple[int, int]:
+    """The bytes of a tile of keys and of one of values, as they are loaded."""
+    keys, values = (config.block_n * width * shape.element_bytes for width in (shape.key_width, shape.value_width))
+    return (
+        keys if shape.keys is None else shape.keys.loaded_bytes(config.block_n),
+        values if shape.values is None else shape.values.loaded_bytes(config.block_n),
+    )
+
+
+def _bytes_of_codes(config: TileConfig, shape: AttentionShape, device: Device, queries: int) -> int:
+    """An upper bound where keys or values are codes: their numbers may pass through shared memory one at a time.
+
+    Where queries stay in registers, numbers take their place, of which nothing is known before compilation.
+    """
+    keys, values = _tile_bytes(config, shape)
+    numbers = max(tiles.numbers_bytes(config.block_n, shape.element_bytes) for tiles in shape.tiles_of_codes)
+    weights = config.block_m * config.block_n * shape.element_bytes
+    if wide_products(config, shape, device):
+        weights = 0
+    return queries + config.stages * (keys + values) + max(numbers, weights) + (BULK_SHARED_MEMORY if shape.bulk else 0)
 
 
 def wide_products(config: TileConfig, shape: AttentionShape, device: Device) -> bool:
@@ -203,6 +258,10 @@ def register_demand(config: TileConfig, shape: AttentionShape, device: Device) -
     if device.operands_in_registers and shape.tensor_cores:
         scores += 1.0
     demand = config.block_m * (max(shape.key_width, shape.value_width) + scores * config.block_n)
+    # Numbers that are made of codes live in registers until products read them.
+    unpacked = [config.block_n * tiles.width for tiles in shape.tiles_of_codes if tiles.unpacked]
+    wide = wide_products(config, shape, device)
+    demand += UNPACKED_REGISTERS * max(unpacked, default=0) if wide else sum(unpacked)
     if _keeps_queries(config, shape, device):
         demand += config.block_m * shape.key_width * QUERY_REGISTERS
     return demand / (config.warps * device.warp_size)

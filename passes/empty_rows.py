@@ -10,7 +10,9 @@ from ..ir.core import Block, Region, Value
 from ..ir.dialects.arith import AddFOp, CmpFOp, DivFOp, IndexCastOp, SelectOp, SIToFPOp
 from ..ir.dialects.scf import IfOp, YieldOp
 from ..ir.dialects.tile import AnyOp
-from .softmax_loop import FULL, LOG2_E, Carried, Masking, SoftmaxLoop, each_tile, row_sums
+from .masking import FULL, Masking
+from .scaling import LOG2_E
+from .softmax_loop import Carried, SoftmaxLoop, each_tile, row_sums
 from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder
 
 LARGEST = 3e38

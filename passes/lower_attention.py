@@ -36,22 +36,15 @@ from .manager import Pass, PassContext
 from .mask_plan import MaskPlan
 from .mask_structure import MaskStructure
 from .masked_loops import MaskedLoops
+from .masking import MINUS_INFINITY, Masking
 from .merge_splits import PARTS, merge_kernel, partial_types
 from .query_tiles import QueryTiles
 from .row_regions import KeyRows, OutputChange, RowPlace, RowRegion, output_change
 from .row_tiles import Place, RowPositions, RowTiles
+from .scaling import Scaling
 from .schedule import ELEMENTS, FLOAT8, Schedule, warps_of
 from .sink_start import sink_start
-from .softmax_loop import (
-    MINUS_INFINITY,
-    Carried,
-    Masking,
-    Scaling,
-    SoftmaxLoop,
-    not_pipelined,
-    piece_name,
-    starts,
-)
+from .softmax_loop import Carried, SoftmaxLoop, not_pipelined, piece_name, starts
 from .softmax_results import log_sum, one_where_zero, store_out
 from .stored_products import StoredProducts
 from .tile_builder import ROWS, IndexMath, Tile, TileBuilder

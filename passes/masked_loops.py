@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from ..ir.builder import Builder
 from ..ir.core import Value
-from .softmax_loop import Carried, Masking, SoftmaxLoop, each_tile, step_where
+from .masking import Masking
+from .softmax_loop import Carried, SoftmaxLoop, each_tile, step_where
 from .tile_walk import TileWalk, hoist_scalars
 
 

@@ -18,9 +18,11 @@ from ..ir.dialects.tile import ReturnOp as KernelReturnOp
 from ..ir.dialects.tile import YieldOp as GridYieldOp
 from .head_pieces import head_pieces
 from .kernel_frame import KernelFrame, part_of, size_of, width_of
+from .masking import FULL, MINUS_INFINITY
 from .row_regions import RowPlace, RowRegion, output_change
+from .scaling import LOG2_E
 from .schedule import Schedule
-from .softmax_loop import FULL, LOG2_E, MINUS_INFINITY, exp2, finite_or_zero, piece_name, starts
+from .softmax_loop import exp2, finite_or_zero, piece_name, starts
 from .softmax_results import log_sum, one_where_zero, store_out
 from .tile_builder import ROWS, IndexMath, Tile, TileBuilder
 

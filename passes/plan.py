@@ -22,9 +22,14 @@ from .mask_structure import MaskStructure
 from .plan_cpu import EDGE_KEYS, MaskWork, cpu_schedule
 from .plan_gpu import GpuPlanner, Wish, as_scheduled
 from .schedule import ELEMENTS, FLOAT8, Schedule
+from .stored_rows import stored_rows
+from .stored_tiles import StoredOperands
 from .tile_builder import COLUMNS, ROWS
 from .tile_regions import element_loads
 from .tile_tables import mask_plan
+
+LONG, SCALE_BYTES = 1024, 4
+"""Tokens over which bytes of stored keys are averaged, and the bytes of a scale."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ def attention_shape(attention: AttentionOp, *, padded: bool = True, few_rows: bo
     score_bytes, column_bytes = _loaded_bytes(attention)
     hint = attention.structure
     structure = MaskStructure.from_attr(hint) if hint is not None else analyze_mask(attention.mask)
+    stored = StoredOperands.of(attention) if padded else StoredOperands(None, None, None)
     return AttentionShape(
         sum(pieces.keys),
         sum(pieces.values),
@@ -92,6 +98,9 @@ def attention_shape(attention: AttentionOp, *, padded: bool = True, few_rows: bo
         unaligned=any(size * q.element.width % 128 for size in (k.shape[3], v.shape[3]) if isinstance(size, int)),
         value_piece=pieces.values[-1] if pieces.values else 0,
         skips=padded and (plan := mask_plan(attention)) is not None and plan.kind == "tiles",
+        query_bytes=1 if stored.products_of_codes else 0,
+        keys=stored.key_tiles(pieces),
+        values=stored.value_tiles(pieces),
     )
 
 
@@ -123,13 +132,26 @@ def _element_bytes(element: Type) -> int:
 
 
 def _choose_native(attention: AttentionOp, shape: AttentionShape, cpu: Cpu, rows: int) -> Schedule:
-    schedule = cpu_schedule(cpu, shape, rows, _mask_work(attention))
+    schedule = cpu_schedule(cpu, as_stored(attention, shape), rows, _mask_work(attention))
     if isinstance(schedule, str):
         op_error(
             attention.operation,
             f"no tile sizes fit {cpu.name}: head dimensions {shape.key_width} and {shape.value_width} need {schedule}",
         )
     return schedule
+
+
+def as_stored(attention: AttentionOp, shape: AttentionShape) -> AttentionShape:
+    """The shape with what CPUs must know of keys and values that are codes."""
+    formats = [attention.stored(name) for name in ("key", "value")]
+    if formats == [None, None]:
+        return shape
+    row_bytes = 0.0
+    for width, storage in zip((shape.key_width, shape.value_width), formats, strict=True):
+        row_bytes += width * shape.element_bytes if storage is None else storage.bytes(LONG, 1, SCALE_BYTES) / LONG
+    key = stored_rows(attention, "key", attention.captures)
+    group = key.storage.tokens if key is not None and key.channels_differ else 0
+    return replace(shape, row_bytes=row_bytes, key_group=group)
 
 
 def _mask_work(attention: AttentionOp) -> MaskWork | None:

@@ -143,6 +143,7 @@ def cpu_schedule(cpu: Cpu, shape: AttentionShape, rows: int = 0, mask: MaskWork 
         return f"{least} bytes of scratch memory for the smallest tiles, of {SCRATCH_BYTES}"
     if mask is not None:
         fitting = [blocking for blocking in fitting if mask.suits(blocking.block_n)]
+    fitting = [blocking for blocking in fitting if in_groups(shape, blocking.block_n)] or fitting
     best = _best(fitting, cpu, shape)
     listed = 0
     if mask is not None and not rows:
@@ -152,6 +153,11 @@ def cpu_schedule(cpu: Cpu, shape: AttentionShape, rows: int = 0, mask: MaskWork 
     reason = f"{explain(best, cpu, shape)}; best of {len(fitting)} that fit, of {len(considered)}"
     folded = int(rows > 0)
     return replace(_schedule(cpu, best.block_m(cpu), best.block_n, best.columns, reason, folded), lists=listed)
+
+
+def in_groups(shape: AttentionShape, keys: int) -> bool:
+    """Whether tiles of so many keys lie in one group of those that share scales."""
+    return shape.key_group == 0 or shape.key_group % keys == 0
 
 
 def folded_rows(cpu: Cpu, rows: int) -> int:
@@ -178,8 +184,9 @@ def candidates(cpu: Cpu, vectors: int = 0) -> Iterator[Blocking]:
 def scratch_bytes(blocking: Blocking, cpu: Cpu, shape: AttentionShape) -> int:
     """The tiles of q, scores and output in f32, and of keys and values where they must be widened to it."""
     rows, width = blocking.block_m(cpu), shape.key_width + shape.value_width
-    staged = blocking.block_n * width if shape.element_bytes < 4 else 0
-    return 4 * (rows * (width + blocking.block_n) + staged)
+    staged = blocking.block_n * width if shape.element_bytes < 4 or shape.stored else 0
+    scaled = rows * shape.key_width if shape.key_group else 0
+    return 4 * (rows * (width + blocking.block_n) + staged + scaled)
 
 
 def blocking_cycles(blocking: Blocking, cpu: Cpu, shape: AttentionShape) -> BlockingCycles:
@@ -201,10 +208,11 @@ def blocking_cycles(blocking: Blocking, cpu: Cpu, shape: AttentionShape) -> Bloc
     # Beside the weights stands a cache line of each value row, from which several steps take their scalars.
     p_step = step + from_l2 * (block_n * (4 * rows + 64) > room)
     dots = (q_step * shape.key_width + p_step * shape.value_width) / block
-    streams = width * shape.element_bytes / cpu.far_bandwidth * (1 - HIDDEN) / vectors
-    if shape.element_bytes < 4:
+    streams = shape.key_bytes / cpu.far_bandwidth * (1 - HIDDEN) / vectors
+    if shape.element_bytes < 4 or shape.stored:
         streams += MOVE_CYCLES * width / rows
-    rescaling = MOVE_CYCLES * shape.value_width / block_n
+    # Scales of channels go into q, once a tile.
+    rescaling = MOVE_CYCLES * (shape.value_width + (shape.key_width if shape.key_group else 0)) / block_n
     waste = (dots + EXPONENTIAL_CYCLES) * 0.5 * rows / TYPICAL_QUERIES
     return BlockingCycles(dots, EXPONENTIAL_CYCLES, rescaling, streams, waste)
 
@@ -258,14 +266,17 @@ def _narrow(cpu: Cpu, shape: AttentionShape, rows: int, mask: MaskWork | None) -
     width = shape.key_width + shape.value_width
     keys = cpu.l2_bytes // 2 // (4 * width) // EDGE_KEYS * EDGE_KEYS
     block_n = max(EDGE_KEYS, min(DECODE_KEYS, keys))
-    if mask is not None:
-        block_n = next(n for n in range(block_n, 0, -EDGE_KEYS) if mask.suits(n))
-    scratch = 4 * (rows * (width + block_n) + (block_n * width if shape.element_bytes < 4 else 0))
+    sizes = range(block_n, 0, -EDGE_KEYS)
+    sizes = [n for n in sizes if in_groups(shape, n)] or list(sizes)
+    # Blocks of a table count for more than groups: where both cannot be kept, keys are scaled one by one.
+    block_n = sizes[0] if mask is None else next((n for n in sizes if mask.suits(n)), EDGE_KEYS)
+    staged = block_n * width if shape.element_bytes < 4 or shape.stored else 0
+    scratch = 4 * (rows * (width + block_n) + staged)
     if scratch > SCRATCH_BYTES:
         return f"{scratch} bytes of scratch memory for the smallest tiles, of {SCRATCH_BYTES}"
     columns = cpu.lanes // rows
     reason = (
-        f"{rows} folded rows by {block_n} keys, {columns} keys a vector: {block_n * width * shape.element_bytes} bytes "
+        f"{rows} folded rows by {block_n} keys, {columns} keys a vector: {block_n * shape.key_bytes:.0f} bytes "
         f"of keys and values stay in L2, {scratch} of scratch memory"
     )
     return _schedule(cpu, rows, block_n, columns, reason, folded=1)

@@ -22,11 +22,13 @@ from ..cost_model.roofline import cycles_per_key, cycles_per_score, tile_cycles,
 from ..ir.diagnostics import error, op_error
 from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.tile import DESCRIPTORS
+from ..ir.storage import BYTE
 from .known_orders import KnownOrder
 from .mask_plan import MaskPlan
 from .position_forms import M, N
 from .schedule import AS_MANY_AS_FIT, Schedule, warps_of
 from .specialise import cannot_specialise
+from .stored_tiles import StoredOperands, lies_as_read, values_by_column
 
 CLOSE = 0.02
 """Estimates that differ by less, relatively, say nothing about which is faster."""
@@ -49,6 +51,9 @@ PRETENDED_PROGRAMS = 3
 """How many programs a persistent kernel has in the interpreter."""
 
 Wish = tuple[str, int | str]
+
+CANNOT_UNPACK: Mapping[str, str] = {"specialised": "specialised warps", "swap": "swapped operands"}
+"""Wishes for kernels that read all tiles as they lie in memory, in words."""
 
 LEAST_BLOCK = 64
 """Rows or keys of a table's blocks from which on tiles lie inside them; shorter tiles would leave tensor cores idle."""
@@ -76,10 +81,15 @@ class GpuPlanner:
             rows = {"block_m": self._block_m()} if self.rows else {}
             programs = {"persistent": PRETENDED_PROGRAMS} if wanted.get("persistent") == AS_MANY_AS_FIT else {}
             return replace(base, **{**rows, **wanted, **programs})
+        self._stored.check(self.attention, self.device)
         shape = as_scheduled(self.shape, base)
         config, reason = self._tiles(self.device, shape, base, wanted)
         tiles = dict(zip(TILE_FIELDS, (config.block_m, config.block_n, config.warps, config.stages), strict=True))
         return replace(base, **tiles, persistent=self._programs(wanted, shape, config), reason=reason)
+
+    @property
+    def _stored(self) -> StoredOperands:
+        return StoredOperands.of(self.attention)
 
     def _wanted(self) -> dict[str, Any]:
         """The wishes, refused where they name nothing or ask for what cannot be."""
@@ -102,6 +112,11 @@ class GpuPlanner:
             op_error(
                 self.attention.operation, f"cannot have specialised warps: Triton makes none for {self.device.name}"
             )
+        for wish, what in CANNOT_UNPACK.items():
+            if wanted.get(wish) and (stored := self._stored.in_words):
+                op_error(
+                    self.attention.operation, f"cannot have {what}: {stored}, of which only other kernels read codes"
+                )
         if wanted.get("specialised") and (reason := cannot_specialise(self.attention) or self._no_descriptors()):
             op_error(self.attention.operation, f"cannot have specialised warps: {reason}")
         if wanted.get("specialised") and wanted.get("swap"):
@@ -122,7 +137,7 @@ class GpuPlanner:
         plan = MaskPlan.of(self.attention.mask) if not self.attention.mask.empty else None
         if plan is not None and plan.kind == "tiles":
             found["lists"] = 1
-        if self.shape.element_bytes == 1:
+        if values_by_column(self.attention):
             # Tensor cores take 8-bit values only as columns; transposing each tile would cost more than they save.
             found["by_column"] = 1
         if wanted.get("specialised"):
@@ -134,11 +149,16 @@ class GpuPlanner:
         """Why keys and values cannot be read through descriptors; empty where they can."""
         if self.device is not None and not self.device.has_tma:
             return f"{self.device.name} has no unit that copies tiles"
-        if not (self.attention.key.empty and self.attention.value.empty):
+        stored = {"key": self._stored.key, "value": self._stored.value}
+        if any(storage is None and not self.attention.region(name).empty for name, storage in stored.items()):
             return "regions change the rows of keys or values"
-        for name, type_ in zip("kv", self.attention.shapes[1:], strict=True):
-            width = type_.shape[3]
-            size = width * self.shape.element_bytes if isinstance(width, int) else 0
+        for (name, storage), type_ in zip(stored.items(), self.attention.shapes[1:], strict=True):
+            if storage is not None and not lies_as_read(storage):
+                return f"'{name}' is stored as {storage}, whose bytes are read through pointers"
+            width, bytes_ = type_.shape[3], self.shape.element_bytes
+            bytes_ = bytes_ if storage is None else storage.element_bits // BYTE
+            size = width * bytes_ if isinstance(width, int) else 0
+            name = name[0]
             if size % BULK_BYTES:
                 return f"rows of {name} have {size} bytes, of which {BULK_BYTES} are no divisor"
         return ""
@@ -159,9 +179,10 @@ class GpuPlanner:
             considered = list(decode_candidates(self._block_m(), shape))
         else:
             considered = list(candidates(device, shape))
-        if shape.element_bytes == 1:
-            if "f8" not in device.elements:
-                op_error(self.attention.operation, f"{device.name} has no tensor cores for 8-bit floats of IEEE's kind")
+        if shape.element_bytes == 1 and "f8" not in device.elements:
+            op_error(self.attention.operation, f"{device.name} has no tensor cores for 8-bit floats of IEEE's kind")
+        considered = [config for config in considered if shape.suits(config.block_n)] or considered
+        if values_by_column(self.attention):
             considered = [config for config in considered if config.block_n >= LEAST_WIDTH_8_BITS]
         considered = _as_wished(self._inside_blocks(considered), wanted)
         fitting = [config for config in considered if refusal(config, shape, device) is None]

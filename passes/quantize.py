@@ -135,7 +135,7 @@ class _Quantizer:
             assert isinstance(type_, TensorType)
             if not attention.region(name).empty:
                 op_error(op, f"quantises rows as they enter the product, but region '{name}' changes them")
-            if is_float8(type_):
+            if is_float8(type_.element):
                 op_error(op, f"quantises numbers of 16 bits or more, but the operand of '{name}' is {type_}")
             if not isinstance(type_.shape[3], int) or not type_.shape[3]:
                 op_error(op, f"quantises rows of a constant width, but the operand of '{name}' is {type_}")

@@ -11,8 +11,9 @@ from ..ir.core import Value
 from ..ir.dialects.arith import MulFOp, NegFOp
 from ..ir.dialects.tile import LoadOp
 from .row_regions import RowPlace, RowRegion, tiles_like
+from .scaling import Scaling
 from .schedule import Schedule
-from .softmax_loop import Scaling, piece_name, starts, widened
+from .softmax_loop import piece_name, starts, widened
 from .stored_products import StoredProducts
 from .stored_rows import Load
 from .tile_builder import TileBuilder

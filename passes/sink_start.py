@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..ir.attributes import f32, i1, index
 from ..ir.core import Value
 from ..ir.dialects.arith import CmpFOp, MulFOp, SelectOp
-from .softmax_loop import LOG2_E, MINUS_INFINITY, Scaling
+from .masking import MINUS_INFINITY
+from .scaling import LOG2_E, Scaling
 from .tile_builder import ROWS, Tile, TileBuilder
 
 

@@ -6,61 +6,46 @@ Online softmax as in FlashAttention-2 (arXiv 2307.08691), in powers of two: a ca
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..ir.attributes import (
     Attribute,
     DenseArrayAttr,
-    FloatAttr,
     IntegerAttr,
     StringAttr,
     TensorType,
-    Type,
     UnitAttr,
     element_type,
-    f16,
     f32,
     i1,
     i8,
     i32,
     index,
-    is_float,
-    is_float8,
 )
 from ..ir.builder import Builder
 from ..ir.core import Block, Region, Value
 from ..ir.dialects.arith import (
     AddFOp,
     CmpFOp,
-    ConstantOp,
     ExtFOp,
     MaximumFOp,
     MulFOp,
     SelectOp,
     SIToFPOp,
     SubFOp,
-    SubIOp,
     TruncFOp,
 )
 from ..ir.dialects.math import Exp2Op
 from ..ir.dialects.scf import ForOp, IfOp, YieldOp
-from ..ir.dialects.tensor import ExtractOp
-from ..ir.dialects.tile import AnyOp, DotOp, IotaOp, LoadOp, ReduceOp, TransposeOp
+from ..ir.dialects.tile import AnyOp, DotOp, LoadOp, ReduceOp, TransposeOp
+from .masking import FULL, MINUS_INFINITY, Masking, kept_scores, mask_tile
 from .row_regions import KeyRows, tiles_like
+from .scaling import Scaling
 from .schedule import Schedule
 from .stored_rows import Load, StoredKeys
 from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder
 from .tile_regions import RegionPositions, TileRegion
-
-LOG2_E = math.log2(math.e)
-MINUS_INFINITY = float("-inf")
-HUGE = 1e37
-"""Scores up to here may be multiplied by log2(e), and added a few times, without overflow."""
-FLOAT8_WEIGHT_BITS = 8
-"""2^8 is the largest power of two that all 8-bit floats hold."""
-FULL = (ROWS, COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -90,67 +75,6 @@ class Carried:
 def piece_name(name: str, piece: int) -> str:
     """The name of one piece of the head dimension."""
     return f"{name}_{piece + 1}" if piece else name
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """`before` multiplies the raw scores, `exponent` turns final scores into powers of two.
-
-    With no score region the scale goes into the exponent and costs nothing; of a negative one the sign
-    goes to the tile of q (`negated`), which is exact. `late` scores
-    may lie near the largest float (a model adds `finfo.min` where it means -inf), so that
-    multiplying them would overflow: they are multiplied after the maximum is subtracted, which
-    costs one more operation on each, and the carried maximum stays in natural units. So are scores
-    of f32 inputs, for whose exact dots one operation more is nothing: s*c - m would lose digits
-    where it is not fused into one rounding.
-
-    On CPUs, where all is f32, `queries` multiplies the tile of q once. That is exact only in real
-    arithmetic: each element of q rounds, by as much as each score would. A factor that could take
-    ordinary elements out of the range of floats multiplies the scores.
-
-    Weights that are rounded to 8 bits are 2^`weight_bits` times as large, so that small ones keep digits.
-    """
-
-    before: float
-    exponent: float
-    late: bool = False
-    queries: float = 1.0
-    weight_bits: int = 0
-    negated: bool = False
-
-    @staticmethod
-    def of(scale: float, score: Region, element: Type, *, native: bool = False, may_negate: bool = True) -> Scaling:
-        """What suits scores of a region's kind and elements of q, whose sign may change only with `may_negate`."""
-        if is_float8(element):
-            return replace(Scaling.of(scale, score, f16, may_negate=False), weight_bits=FLOAT8_WEIGHT_BITS)
-        if native:
-            usual = 2.0**-20 < abs(scale) < 2.0**20
-            return Scaling(1.0 if usual else scale, LOG2_E, late=True, queries=scale if usual else 1.0)
-        folded = scale * LOG2_E
-        usable = 2.0**-100 < abs(folded) < 2.0**100 and (folded > 0 or may_negate)
-        if element == f32:
-            return Scaling(scale, LOG2_E, late=True)
-        if usable and score.empty:
-            return Scaling(1.0, abs(folded), negated=folded < 0)
-        return Scaling(scale, LOG2_E, late=may_be_huge(score))
-
-
-@dataclass(frozen=True)
-class Masking:
-    """What one loop must check of each score.
-
-    `key_end` bounds the keys from above (exclusive; None where all tiles are whole), and `row_end`
-    (exclusive) does so for each row, never beyond `key_end`; `first_keys` are lower bounds;
-    `region` is an opaque mask. Where `cut` is given, scores are checked only while it holds.
-    `relative` bounds are compared with positions inside the tile, which costs less where there are two.
-    """
-
-    key_end: Tile | None
-    row_end: Tile | None = None
-    first_keys: tuple[Tile, ...] = ()
-    region: TileRegion | None = None
-    cut: Value | None = None
-    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,7 +121,7 @@ class SoftmaxLoop:
             return self.step(builder, start_n, before, masking)
         tiles = TileBuilder(builder, (self.schedule.block_m, self._tile_keys(masking)))
         columns, valid = self.positions(tiles, start_n, masking)
-        mask = tiles.spread(_mask(tiles, masking, (start_n, columns), valid), FULL)
+        mask = tiles.spread(mask_tile(tiles, masking, (start_n, columns), valid), FULL)
         some = builder.create(AnyOp, [mask], [i1], name="keeps_some").out
         return step_where(builder, some, before, lambda inside: self.step(inside, start_n, before, masking))
 
@@ -272,11 +196,11 @@ class SoftmaxLoop:
         if masking is None:
             return Tile(tiles.spread(scores, FULL), FULL)
         if masking.cut is None:
-            return _kept_scores(tiles, masking, scores, (start_n, columns), valid)
+            return kept_scores(tiles, masking, scores, (start_n, columns), valid)
         whole = tiles.spread(scores, FULL)
         then, otherwise = Block(), Block()
         inside = TileBuilder(Builder(then, location=tiles.builder.location), tiles.shape)
-        kept = _kept_scores(inside, masking, Tile(whole, FULL), (start_n, columns), valid)
+        kept = kept_scores(inside, masking, Tile(whole, FULL), (start_n, columns), valid)
         inside.builder.create(YieldOp, [kept.value])
         Builder(otherwise, location=tiles.builder.location).create(YieldOp, [whole])
         regions = [Region([then]), Region([otherwise])]
@@ -320,8 +244,8 @@ class SoftmaxLoop:
         (q_tile,) = self.q_tiles
         tiles = tiles_like(builder, q_tile)
         place = stored.place(Tile(start_n), None)
-        scale, *zeros = stored.rows.scale_tiles(tiles, place, uniform=start_n)
-        scaled = tiles.binary(MulFOp, Tile(q_tile, FULL), scale, "q_scaled")
+        scale, *zeros = stored.of_middle(tiles, stored.rows.scale_tiles(tiles, place, uniform=start_n))
+        scaled = tiles.binary(MulFOp, Tile(q_tile, FULL), scale, "q_by_channel")
         if not zeros:
             return (scaled.value,), None
         return (scaled.value,), row_sums(tiles, tiles.binary(MulFOp, Tile(q_tile, FULL), zeros[0]))
@@ -348,23 +272,48 @@ class SoftmaxLoop:
         ]
         v_tiles = self._value_tiles(builder, start_n, masking) if v_tiles is None else v_tiles
         element = element_type(v_tiles[0].type)
-        weights = self._scaled_weights(tiles, start_n, p, masking).value
+        if (stored := self._scaled_values) is not None:
+            return self._accumulate_scaled(tiles, start_n, kept, p, masking, v_tiles, stored)
+        weights = p.value
         if element != f32:
-            weights = tiles.elementwise(TruncFOp.op_name, [Tile(weights, FULL)], element, label="p_cast").value
+            weights = tiles.elementwise(TruncFOp.op_name, [p], element, label="p_cast").value
         for i, (v_tile, acc) in enumerate(zip(v_tiles, kept, strict=True)):
             found.append(self._dot(builder, weights, v_tile, acc.value, piece_name("acc", i)))
         return tuple(found)
 
-    def _scaled_weights(self, tiles: TileBuilder, start_n: Value, p: Tile, masking: Masking | None) -> Tile:
-        """The weights of the codes of values, whose scales belong to their tokens."""
+    @property
+    def _scaled_values(self) -> StoredKeys | None:
+        """Values whose products take codes, and whose scales belong to their tokens."""
         stored = self.value_rows
         if not isinstance(stored, StoredKeys) or not stored.outside or not stored.rows.scales:
-            return p
-        if stored.rows.scaled_by_channel:
-            return p  # the result is scaled
+            return None
+        return None if stored.rows.scaled_by_channel else stored  # else the result is scaled
+
+    def _accumulate_scaled(
+        self,
+        tiles: TileBuilder,
+        start_n: Value,
+        accs: Sequence[Tile],
+        p: Tile,
+        masking: Masking | None,
+        v_tiles: Sequence[Value],
+        stored: StoredKeys,
+    ) -> tuple[Value, ...]:
+        """acc + (p * scale) codes + sum of p * zero, for each piece of columns; weights are shared where scales are."""
         columns, valid = self.positions(tiles, start_n, masking)
-        (scale,) = stored.scales(tiles, start_n, columns, valid.get(COLUMNS))
-        return tiles.binary(MulFOp, p, scale, "p_scaled")
+        element, found, weights, added = element_type(v_tiles[0].type), list[Value](), None, None
+        for i, (v_tile, acc) in enumerate(zip(v_tiles, accs, strict=True)):
+            if weights is None or stored.rows.channels_differ:
+                part = i if stored.rows.channels_differ else None
+                scale, *zeros = stored.scales(tiles, start_n, columns, valid.get(COLUMNS), part)
+                weights = tiles.binary(MulFOp, p, scale, "p_scaled")
+                if element != f32:
+                    weights = tiles.elementwise(TruncFOp.op_name, [weights], element, label="p_cast")
+                added = row_sums(tiles, tiles.binary(MulFOp, p, zeros[0])) if zeros else None
+            if added is not None:
+                acc = tiles_like(tiles.builder, acc.value).binary(AddFOp, acc, added, piece_name("acc", i))
+            found.append(self._dot(tiles.builder, weights.value, v_tile, acc.value, piece_name("acc", i)))
+        return tuple(found)
 
     def _key_tiles(self, builder: Builder, start_n: Value, masking: Masking | None) -> list[Value]:
         return self._load(builder, (self.keys, "k_tile"), start_n, self.key_pieces, masking, self.key_rows)
@@ -513,63 +462,6 @@ def _about(masking: Masking | None) -> str:
     if masking.key_end is None:
         return "whole key tiles, of which the mask drops single scores"
     return "key tiles that the mask or the end of the keys cuts"
-
-
-def may_be_huge(score: Region) -> bool:
-    """Whether a score region may yield numbers that a factor of log2(e) takes beyond the floats.
-
-    It may where it adds a huge constant, or a float captured for each position, which may be one.
-    """
-    if score.empty:
-        return False
-    moving = set(score.block.arguments[3:5])
-    for op in score.block.ops:
-        constant = ConstantOp.match(op)
-        if (
-            constant is not None
-            and isinstance(constant.value, FloatAttr)
-            and HUGE < abs(constant.value.value) < math.inf
-        ):
-            return True
-        if any(v in moving for v in op.operands):
-            if op.name == ExtractOp.op_name and is_float(op.result.type):
-                return True
-            moving.update(op.results)
-    return False
-
-
-def _kept_scores(
-    tiles: TileBuilder, masking: Masking, scores: Tile, keys: tuple[Value, Tile], valid: Mapping[int, Tile]
-) -> Tile:
-    """The scores, -inf where the mask drops them."""
-    mask = _mask(tiles, masking, keys, valid)
-    dropped = Tile(tiles.builder.constant(MINUS_INFINITY, f32))
-    kept = Tile(tiles.spread(mask, FULL), FULL)
-    return tiles.elementwise(SelectOp.op_name, [kept, scores, dropped], f32, label="scores")
-
-
-def _mask(tiles: TileBuilder, masking: Masking, keys: tuple[Value, Tile], valid: Mapping[int, Tile]) -> Tile:
-    """Which scores of a tile are kept; `keys` are the first one and all of them."""
-    _, columns = keys
-    conditions = [valid[COLUMNS]] if COLUMNS in valid else []
-    if masking.row_end is not None:
-        conditions = [_bounded(tiles, "slt", keys, masking.row_end, relative=masking.relative)]
-    conditions += [_bounded(tiles, "sge", keys, first, relative=masking.relative) for first in masking.first_keys]
-    if masking.region is not None:
-        positions = RegionPositions.of(masking.region.region)
-        conditions.append(masking.region.inline(tiles, {positions.n: columns}, valid))
-    mask = tiles.conjunction(conditions, "mask")
-    mask.value.name_hint = mask.value.name_hint or "mask"
-    return mask
-
-
-def _bounded(tiles: TileBuilder, predicate: str, keys: tuple[Value, Tile], bound: Tile, *, relative: bool) -> Tile:
-    """How keys compare with a bound of each row."""
-    start_n, columns = keys
-    if not relative:
-        return tiles.compare(predicate, columns, bound)
-    inside = tiles.builder.create(IotaOp, [], [tiles.type_along((COLUMNS,), index)]).out
-    return tiles.compare(predicate, Tile(inside, (COLUMNS,)), tiles.binary(SubIOp, bound, Tile(start_n)))
 
 
 def finite_or_zero(tiles: TileBuilder, row_max: Tile) -> Tile:

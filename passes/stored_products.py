@@ -13,9 +13,10 @@ from ..ir.dialects.attn import AttentionOp
 from .mask_structure import MaskStructure
 from .row_regions import RowPlace, tiles_like
 from .row_tiles import Place, RowPositions
+from .scaling import FLOAT8_WEIGHT_BITS, Scaling
 from .schedule import Schedule
-from .softmax_loop import FLOAT8_WEIGHT_BITS, Scaling, piece_name, starts
-from .stored_rows import Load, StoredKeys, StoredRows, converted, stored_rows
+from .softmax_loop import piece_name, starts
+from .stored_rows import Load, StoredKeys, StoredRows, converted, stored_rows, value_groups
 from .tile_builder import Tile, TileBuilder
 
 
@@ -26,7 +27,7 @@ class StoredProducts:
     `of_codes` is the type of both factors of q kᵀ where codes enter it as they are. Of keys with a scale for each
     channel `folded` ones go into q, once for each tile of keys: exact only in real arithmetic, but in f32 no worse than
     elsewhere. Weights times `float8_values` are 8-bit floats too. `aligned` tiles of keys start at multiples of their
-    size.
+    size. Values `in_groups` are in parts that have scales, and zeros, of their own for each token.
     """
 
     query: StoredRows | None
@@ -37,6 +38,7 @@ class StoredProducts:
     of_codes: Type | None
     folded: bool
     float8_values: bool
+    in_groups: bool
 
     @staticmethod
     def of(
@@ -51,7 +53,8 @@ class StoredProducts:
         own_weights = attention.weight.empty and attention.empty_score is None
         float8 = of_codes is not None and is_float8(of_codes) and value is not None and own_weights
         float8 = float8 and value is not None and value.scaled_by_channel and is_float8(value.storage.element)
-        return StoredProducts(query, key, value, native, aligned, of_codes, folded and aligned, float8)
+        in_groups = native and bool(value_groups(attention))
+        return StoredProducts(query, key, value, native, aligned, of_codes, folded and aligned, float8, in_groups)
 
     def scaling(self, scaling: Scaling) -> Scaling:
         """The same where q cannot be scaled, and where weights are 8-bit floats."""
@@ -102,6 +105,7 @@ class StoredProducts:
         # A small scale would take small weights out of the range of f16.
         by_token = self.value.scaled_by_token and (self.native or self.value.element != f16)
         outside = self.float8_values or self.value.scaled_by_channel or by_token or not self.value.scales
+        outside = outside or self.in_groups
         element = self.value.storage.element if self.float8_values else f32 if self.native else self.value.element
         return StoredKeys(self.value, place.b, place.key_head, element, outside, self.aligned)
 

@@ -37,6 +37,9 @@ from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder, union
 
 FULL = (ROWS, COLUMNS)
 
+MOST_GROUPS = 4
+"""Parts of a row of values that are multiplied by weights of their own, at most."""
+
 
 @dataclass(frozen=True)
 class StoredRows:
@@ -68,6 +71,12 @@ class StoredRows:
     def scaled_by_channel(self) -> bool:
         """Whether all tokens share the scales, and nothing is added."""
         return not self.storage.zero and self.storage.tokens == 0
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The widths of the parts of a row that have a scale of their own."""
+        width, size = self.storage.width, self.storage.channels or self.storage.width
+        return tuple(min(size, width - first) for first in range(0, width, size))
 
     def uniform(self, tokens: int) -> bool:
         """Whether a tile of `tokens` that starts at a multiple of them lies in one group."""
@@ -109,18 +118,20 @@ class StoredRows:
         return tiles.binary(AddFOp, result, zero[0]) if zero else result
 
     def scale_tiles(
-        self, tiles: TileBuilder, place: RowPlace, *, uniform: Value | None = None, axis: int = ROWS, first: int = 0
-    ) -> list[Tile]:
+        self, tiles: TileBuilder, place: RowPlace, *, uniform: Value | None = None, axis: int = ROWS, first: int = 0,
+        part: int | None = None,
+    ) -> list[Tile]:  # fmt: skip
         """The scales, and zeros if there are any, of a tile whose tokens lie along `axis`, in f32.
 
         They vary along that axis unless one position, `uniform`, stands for all, and along the other, from the channel
-        `first` on, where channels have scales of their own.
+        `first` on, where channels have scales of their own; unless those of one `part` of the row are asked for.
         """
         position = place.position if uniform is None else Tile(uniform)
         valid = {} if place.valid is None or uniform is not None else {axis: place.valid}
         other = COLUMNS if axis == ROWS else ROWS
-        channel = tiles.index(0)
-        if self.channels_differ:
+        part = self._shared_group(first, tiles.shape[other]) if part is None else part
+        channel = tiles.index(part or 0)
+        if part is None:
             iota = tiles.builder.create(IotaOp, [], [tiles.type_along((other,), index)], name="offs_d").out
             offsets = tiles.shifted(Tile(iota, (other,)), first)
             channel = self._group(tiles, offsets, self.storage.channels)
@@ -134,6 +145,13 @@ class StoredRows:
             heads = [tiles.index(0) if n == 1 else x for n, x in zip(type_.shape[:2], (place.b, place.h), strict=True)]
             found.append(_gathered(tiles, scale, [*heads, token, channel], valid, name))
         return found
+
+    def _shared_group(self, first: int, width: int) -> int | None:
+        """The group of all channels of a tile, None where they lie in several."""
+        size, last = self.storage.channels, min(first + width, self.storage.width) - 1
+        if size == 0:
+            return 0
+        return first // size if first // size == last // size else None
 
     def _group(self, tiles: TileBuilder, position: Tile, size: int) -> Tile:
         if size == 0:
@@ -180,9 +198,12 @@ class StoredKeys:
     ) -> Value:  # fmt: skip
         """Rows from a position and a channel on, those from `key_end` on do not exist."""
         if self.outside:
-            return self.rows.codes(builder, memory, first, shape, replace(load, element=self.element))
+            rows = replace(self.rows, storage=replace(self.rows.storage, signed=True)) if self.centred else self.rows
+            return rows.codes(builder, memory, first, shape, replace(load, element=self.element))
         tiles = TileBuilder(builder, shape)
-        codes = self.rows.codes(builder, memory, first, shape, load)
+        # Codes become f16 by cheaper means than f32, but bf16 no more so, of which arithmetic would make f32 at once.
+        element = f32 if load.element == bf16 else load.element
+        codes = self.rows.codes(builder, memory, first, shape, replace(load, element=element))
         position = tiles.positions(first[0], ROWS, "offs_row")
         valid = None if key_end is None else tiles.compare("slt", position, key_end, "row_exists")
         uniform = self.uniform(first[0], shape[0])
@@ -196,10 +217,30 @@ class StoredKeys:
         zero = Tile(tiles.builder.constant(0.0, f32))
         return tiles.elementwise(SelectOp.op_name, [valid, numbers, zero], f32)
 
-    def scales(self, tiles: TileBuilder, start_n: Value, columns: Tile, valid: Tile | None) -> list[Tile]:
-        """The scales, and zeros, of the keys of a tile of scores."""
+    @property
+    def centred(self) -> bool:
+        """Whether products read codes less half of what there are, and zeros are those of the code in the middle.
+
+        Where codes and zeros enter sums of their own, both would else be larger than the result, and cost it digits.
+        """
+        storage = self.rows.storage
+        return self.outside and self.element == f32 and storage.zero and storage.packed and not storage.signed
+
+    def of_middle(self, tiles: TileBuilder, scales: list[Tile]) -> list[Tile]:
+        """Scales, and zeros as products of `centred` codes ask for them."""
+        if not self.centred:
+            return scales
+        scale, zero = scales
+        half = Tile(tiles.builder.constant(float(1 << (self.rows.storage.bits - 1)), f32))
+        return [scale, tiles.binary(AddFOp, zero, tiles.binary(MulFOp, scale, half), "middle")]
+
+    def scales(
+        self, tiles: TileBuilder, start_n: Value, columns: Tile, valid: Tile | None, part: int | None = None
+    ) -> list[Tile]:
+        """The scales, and zeros, of the keys of a tile of scores; of one `part` of each row where those differ."""
         uniform = self.uniform(start_n, tiles.shape[COLUMNS])
-        return self.rows.scale_tiles(tiles, self.place(columns, valid), uniform=uniform, axis=COLUMNS)
+        place = self.place(columns, valid)
+        return self.of_middle(tiles, self.rows.scale_tiles(tiles, place, uniform=uniform, axis=COLUMNS, part=part))
 
 
 def _gathered(tiles: TileBuilder, source: Value, indices: Sequence[Tile], valid: dict[int, Tile], name: str) -> Tile:
@@ -247,3 +288,14 @@ def stored_rows(attention: AttentionOp, region: str, captures: Sequence[Value]) 
     if not own or read.format.axis != "channels" or any(v not in known for v in read.scales):
         return None
     return StoredRows(read.format, tuple(known[v] for v in read.scales), attention.shapes[0].element)
+
+
+def value_groups(attention: AttentionOp) -> tuple[int, ...]:
+    """The widths of the parts of values that products on CPUs take one by one, with weights scaled for each.
+
+    Nothing where weights are not scaled, or for more than a few parts.
+    """
+    rows = stored_rows(attention, "value", attention.captures)
+    if rows is None or not rows.scales or rows.scaled_by_channel or not attention.output.empty:
+        return ()
+    return rows.groups if len(rows.groups) <= MOST_GROUPS else ()

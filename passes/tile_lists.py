@@ -24,10 +24,11 @@ from ..ir.location import Location
 from .kernel_frame import KernelFrame, part_of, size_of
 from .mask_plan import MaskPlan
 from .mask_structure import MaskStructure
+from .masking import Masking
 from .position_forms import B, H, atoms_of
 from .row_tiles import Place, RowTiles
 from .schedule import Schedule
-from .softmax_loop import Carried, Masking, SoftmaxLoop
+from .softmax_loop import Carried, SoftmaxLoop
 from .tile_builder import IndexMath
 from .tile_math import ScalarMath
 from .tile_tables import TABLE, TileTables
