@@ -9,13 +9,14 @@ from attir.compiler.version import VERSION
 if TYPE_CHECKING:
     from attir import kv as kv
     from attir import masks as masks
+    from attir import quantization as quantization
     from attir import sparsity as sparsity
     from attir.compiler.api import calibrate as calibrate
     from attir.compiler.api import compile as compile
     from attir.compiler.api import explain as explain
     from attir.ir.diagnostics import CompileError as CompileError
 
-__all__ = ["CompileError", "__version__", "calibrate", "compile", "explain", "kv", "masks", "sparsity"]
+__all__ = ["CompileError", "__version__", "calibrate", "compile", "explain", "kv", "masks", "quantization", "sparsity"]
 __version__ = VERSION
 
 # Loaded on first use, so that `import attir` and the command line do not wait for PyTorch.
@@ -25,7 +26,7 @@ _HOMES = {
     "explain": ".compiler.api",
     "CompileError": ".ir.diagnostics",
 }
-_MODULES = ("kv", "masks", "sparsity")
+_MODULES = ("kv", "masks", "quantization", "sparsity")
 
 
 def __getattr__(name: str) -> Any:

@@ -91,6 +91,19 @@ def structured(recipe: Recipe) -> Structured:
     return Structured(q, k, v, tuple(needles for _, _, needles in made))
 
 
+def outlier_channels(
+    length: int = 1024, width: int = 64, heads: int = 2, key_heads: int = 0, channels: int = 3, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q (1, H, N, D), k and v (1, K, N, D) of which every key is large in the same channels, up to 4.
+
+    So are the keys of models: outliers are far from zero in every token and vary little (KIVI, arXiv 2402.02750;
+    SageAttention, arXiv 2410.02367). Without `key_heads` there are as many as query heads.
+    """
+    recipe = Recipe(length, width, heads, key_heads or heads, needles=2, outliers=channels, longest=64, seed=seed)
+    made = structured(recipe)
+    return made.q, made.k, made.v
+
+
 def _key_head(recipe: Recipe, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, tuple[Needle, ...]]:
     """Queries (G, N, D), keys (N, D) and needles of one key head and its group."""
     length, width, group = recipe.length, recipe.width, recipe.heads // recipe.key_heads

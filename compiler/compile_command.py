@@ -25,6 +25,7 @@ from .host_cpu import host_target
 from .input_spec import parse_input
 from .native_support import native_problem
 from .options import RESTS
+from .schemes import parse_scheme
 from .sparsity_text import parse_sparsity
 from .target import KINDS, load_target, parse_config
 from .user_failure import FAILURES, failure
@@ -70,8 +71,9 @@ def _conflict(arguments: argparse.Namespace) -> str:
     """What makes options useless together, in words; empty where nothing does."""
     if arguments.check and arguments.target:
         return "--check runs the kernels here, and --target compiles them for a device that is not; use one"
-    if arguments.check and arguments.sparsity:
-        return "--check compares with the model as it is, and --sparsity changes what it computes; use one"
+    for lossy in ("sparsity", "quantize"):
+        if arguments.check and getattr(arguments, lossy):
+            return f"--check compares with the model as it is, and --{lossy} changes what it computes; use one"
     if arguments.output and not arguments.emit:
         return "--output is the file for what --emit shows; add --emit"
     if arguments.emit in BINARY and not arguments.output:
@@ -114,6 +116,7 @@ def argument_parser(program: str, description: str | None) -> argparse.ArgumentP
     add("--rest", choices=RESTS, default="eager", help="what runs everything but attention")
     add("--backend-options", default="", metavar="K=V,...", help="how kernels for a GPU are built: persistent=true")
     add("--sparsity", default="", metavar="WHAT", help="a mask for every site, or blocks to choose: quest(keep=0.1)")
+    add("--quantize", default="", metavar="SCHEME", help="put q, k and v in few bits: int8, kv4, int8(smooth=False)")
     add("--dump", metavar="DIR", help="write the IR of every step, the kernels and the graph there")
     return parser
 
@@ -141,9 +144,12 @@ class Capture:
         arguments = self.arguments
         specs = [parse_input(text) for text in arguments.input]
         wishes = parse_config(arguments.backend_options, "--backend-options")
-        sparsity = parse_sparsity(arguments.sparsity)
+        lossy: dict[str, Any] = {
+            "sparsity": parse_sparsity(arguments.sparsity),
+            "quantize": parse_scheme(arguments.quantize),
+        }
         options = Options(
-            strict=arguments.strict, rest=arguments.rest, dump=arguments.dump, backend_options=wishes, sparsity=sparsity
+            strict=arguments.strict, rest=arguments.rest, dump=arguments.dump, backend_options=wishes, **lossy
         )  # fmt: skip
         compile_site = None if self.executes else kernels_for(self.target_device)
         backend = Backend(options, compile_site, self.steps.append, "" if self.executes else self.target_device)

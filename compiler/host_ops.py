@@ -10,7 +10,9 @@ import torch
 
 from ..ir.core import Operation
 from ..ir.dialects.attn import QueryPositionsOp, SelectOp
+from ..ir.dialects.attn_storage import MergeOp, ProjectOp, QuantizeOp, SubtractMeanOp
 from ..ir.dialects.attn_tokens import GatherTokensOp, ScatterTokensOp, TokenOrderOp
+from .quantize_ops import merge, project, quantize, subtract_mean
 from .token_order import gather_tokens, scatter_tokens, token_order
 
 if TYPE_CHECKING:
@@ -50,4 +52,8 @@ HOST_OPS: Mapping[str, HostOp] = {
     TokenOrderOp.op_name: token_order,
     GatherTokensOp.op_name: gather_tokens,
     ScatterTokensOp.op_name: scatter_tokens,
+    QuantizeOp.op_name: quantize,
+    SubtractMeanOp.op_name: subtract_mean,
+    ProjectOp.op_name: project,
+    MergeOp.op_name: merge,
 }

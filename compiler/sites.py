@@ -103,15 +103,10 @@ def _operand_type(op: AttentionOp, name: str, sizes: tuple[Symbol, Symbol, Symbo
     """The type in memory, which is another than that of the numbers where those are stored in few bits."""
     memory, storage = op.operand(name).type, op.stored(name)
     assert isinstance(memory, TensorType)
-    # Queries and keys have one head dimension, which one of them may leave unknown.
-    width = memory.shape[3] if storage is not None or name == "value" else _key_width(op)
+    # Queries say how wide keys are, too; in few bits each has a width of its own.
+    width = memory.shape[3] if storage is not None or name == "value" else op.shapes[0].shape[3]
     rows = R if storage is not None and storage.axis == "tokens" else sizes[2]
-    return memory.with_shape(*sizes[:2], rows, _constant(op, name[0], width))
-
-
-def _key_width(op: AttentionOp) -> Dim:
-    q, k, _ = op.shapes
-    return q.shape[3] if isinstance(q.shape[3], int) else k.shape[3]
+    return memory.with_shape(*sizes[:2], rows, _constant(op, "v" if name == "value" else "k", width))
 
 
 def _constant(op: AttentionOp, name: str, size: Dim) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..attributes import DictAttr, IndexType, IntegerAttr, TensorType, Type, UnitAttr, f32, is_float
 from ..define import Constraint, Op, Operand, OptionalProp, Prop, Result, Variadic, VariadicResult
-from ..diagnostics import op_error
+from ..diagnostics import CompileError, op_error
 from ..storage import Storage
 
 TENSOR_4D = Constraint("a tensor of rank 4", lambda t: isinstance(t, TensorType) and t.rank == 4)
@@ -31,7 +31,7 @@ class DequantizeOp(Op, name="attn.dequantize", pure=True):
 
     @property
     def format(self) -> Storage:
-        return Storage.from_attr(self.storage)
+        return storage_of(self, self.storage)
 
     def verify(self) -> None:
         storage, source = self.format, self.source.type
@@ -42,6 +42,14 @@ class DequantizeOp(Op, name="attn.dequantize", pure=True):
             op_error(
                 self.operation, f"{storage} needs {1 + storage.zero} tensors of scales, but has {len(self.scales)}"
             )
+
+
+def storage_of(op: Op, attribute: DictAttr) -> Storage:
+    """The storage that `op` has as an attribute; fails there."""
+    try:
+        return Storage.from_attr(attribute)
+    except CompileError as problem:
+        op_error(op.operation, problem.diagnostics[0].message)
 
 
 def check_stored(op: Op, stored: TensorType, storage: Storage) -> None:
@@ -58,10 +66,11 @@ class QuantizeOp(Op, name="attn.quantize", pure=True):
 
     Each group that shares a scale is stored with its own. Of integers without a zero, scale is
     max |x| / (2^(bits-1) - 1) where codes are signed, else max(x, 0) / (2^bits - 1); with one it is
-    (max - min) / (2^bits - 1), and the zero puts min at the least code. Of floats scale is max |x| / the largest number
-    of the kind. Scales and zeros are rounded to their type first, then codes are (x - zero) / scale, rounded to the
-    nearest (even) and kept in range. Where scale is 0 codes are 0, or the least with a zero: a group of one number is
-    exact. A nan in a group makes its scale nan, infinity makes it infinite, and all that is read from it is nan.
+    (max - min) / (2^bits - 1), and the zero puts min at the least code. Of 8-bit floats scale is max |x| / the largest
+    number of the kind; of wider ones that is so where it is above 1, else scale is 1. Scales and zeros are rounded to
+    their type first, then codes are (x - zero) / scale, rounded to the nearest (even) and kept in range; where scale is
+    0 they are 0, so beside a zero a group of one number is exact. A nan in a group makes its scale nan, infinity makes
+    it infinite or nan, and all that is read from such a group is nan.
     """
 
     x = Operand(FLOATS_4D)
@@ -70,12 +79,16 @@ class QuantizeOp(Op, name="attn.quantize", pure=True):
 
     @property
     def format(self) -> Storage:
-        return Storage.from_attr(self.storage)
+        return storage_of(self, self.storage)
 
     def verify(self) -> None:
-        storage, codes = self.format, self.codes.type
-        assert isinstance(codes, TensorType)
+        storage, x, codes, scale = self.format, self.x.type, self.codes.type, self.scale.type
+        assert isinstance(x, TensorType) and isinstance(codes, TensorType) and isinstance(scale, TensorType)
+        if x.shape[3] not in (storage.width, None):
+            op_error(self.operation, f"x must have rows of {storage.width} numbers, but is {x}")
         check_stored(self, codes, storage)
+        if scale.shape[3] not in (channels := storage.scale_sizes(1)[1], None):
+            op_error(self.operation, f"{storage} needs scales ... x {channels}, but has {scale}")
         results = self.operation.results
         if len(results) != 2 + storage.zero or any(r.type != self.scale.type for r in results[2:]):
             op_error(
@@ -93,9 +106,18 @@ class SubtractMeanOp(Op, name="attn.subtract_mean", pure=True):
     x = Operand(FLOATS_4D)
     out, mean = Result(FLOATS_4D), Result(FLOATS_4D)
 
+    def verify(self) -> None:
+        x = self.x.type
+        assert isinstance(x, TensorType)
+        if self.out.type != x:
+            op_error(self.operation, f"result 'out' must be {x}, but is {self.out.type}")
+        wanted = TensorType((*x.shape[:2], 1, x.shape[3]), f32)
+        if self.mean.type != wanted:
+            op_error(self.operation, f"result 'mean' must be {wanted}, but is {self.mean.type}")
+
 
 class ProjectOp(Op, name="attn.project", pure=True):
-    """x basis: rows of x (B, H, N, D) times the (D, R) matrix of their head, in x's element type.
+    """x basis: rows of x (B, H, N, D) times the (D, R) matrix of their head, in any element type.
 
     `basis` is (B | 1, K | 1, D, R), of key heads: head h uses that of h // group. An orthogonal one on q and k leaves
     scores as they are; R < D keeps a part of the channels, or a subspace. With `transposed` it is (…, R, D).
@@ -105,6 +127,17 @@ class ProjectOp(Op, name="attn.project", pure=True):
     group = Prop(IntegerAttr, default=IntegerAttr(1))
     transposed = OptionalProp(UnitAttr)
     out = Result(FLOATS_4D)
+
+    def verify(self) -> None:
+        x, basis, out = self.x.type, self.basis.type, self.out.type
+        assert isinstance(x, TensorType) and isinstance(basis, TensorType) and isinstance(out, TensorType)
+        width, rank = basis.shape[2:] if self.transposed is None else basis.shape[:1:-1]
+        if x.shape[3] != width:
+            op_error(self.operation, f"a basis for rows of {x.shape[3]} must have as many rows, but is {basis}")
+        if out.shape != (*x.shape[:3], rank):
+            op_error(self.operation, f"result must be {x.with_shape(*x.shape[:3], rank)}, but is {out}")
+        if self.group.value < 1:
+            op_error(self.operation, f"group must be positive, but is {self.group.value}")
 
 
 class MergeOp(Op, name="attn.merge", pure=True):

@@ -20,13 +20,15 @@ from ..dialects.tile import (
     DotOp,
     GatherOp,
     GroupRowsOp,
+    LoadCodesOp,
     LoadOp,
     ProgramIdOp,
     ReduceOp,
     StoreOp,
 )
 from .call import Array, Call, Handler
-from .rounding import TF32_DROPPED_BITS, drop_mantissa, round_array
+from .rounding import TF32_DROPPED_BITS, drop_mantissa, numpy_dtype, round_array
+from .storage import unpack
 from .tensor import check_positions
 
 Window = tuple[slice, ...]
@@ -94,6 +96,23 @@ def load(call: Call) -> Sequence[Array]:
     inside, memory = _windows(call, source, shape, 1, op.boundary)
     tile = np.zeros(shape, source.dtype)
     tile[inside] = source[memory]
+    return [tile]
+
+
+def load_codes(call: Call) -> Sequence[Array]:
+    """Whole rows are unpacked, and a tile is cut out of them; codes are whole numbers that every type holds."""
+    op = LoadCodesOp(call.op)
+    assert isinstance(op.out.type, TensorType)
+    rows, channels = (d for d in op.out.type.shape if isinstance(d, int))
+    start, first, source = call.integer(1), call.integer(2), call.operands[0]
+    if first < 0:
+        _out_of_range(call.op, first, channels, 1, op.width.value)
+    if start < 0 or (start + rows > source.shape[0] and 0 not in op.boundary.values):
+        _out_of_range(call.op, start, rows, 0, source.shape[0])
+    stored = source[start : min(start + rows, source.shape[0]), 0 : source.shape[1]]
+    found = unpack(stored, op.storage, len(stored))[:, first : first + channels]
+    tile = np.zeros((rows, channels), numpy_dtype(op.out.type, call.precise))
+    tile[: found.shape[0], : found.shape[1]] = found
     return [tile]
 
 
@@ -183,6 +202,7 @@ TILE: Mapping[str, Handler] = {
     "tile.slice": slice_memory,
     "tile.group_rows": group_rows,
     "tile.load": load,
+    "tile.load_codes": load_codes,
     "tile.store": store,
     "tile.gather": gather,
     "tile.dot": dot,

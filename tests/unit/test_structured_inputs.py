@@ -12,7 +12,7 @@ from attir.ir.attributes import f32
 from benchmarks.attention_cases import Case
 from benchmarks.sparse.rows import Settings
 from benchmarks.sparse.select_rows import decode, program, recall, select_of
-from benchmarks.structured_inputs import Recipe, recalls, structured
+from benchmarks.structured_inputs import Recipe, outlier_channels, recalls, structured
 
 LENGTH = 4096
 RECIPE = Recipe(length=LENGTH, width=64, heads=2, key_heads=1, needles=3, seed=2)
@@ -50,6 +50,15 @@ def test_estimates_of_single_keys_find_needles() -> None:
         tables[name] = select_blocks(op, inputs.q, inputs.k)
     found = recalls(inputs, tables, 64, 64)
     assert min(found[name]["needles"] for name in tables) >= 0.95
+
+
+def test_keys_are_large_in_the_same_channels() -> None:
+    q, k, v = outlier_channels(length=300, width=64, heads=4, key_heads=2, channels=3)
+    assert q.shape == (1, 4, 300, 64) and k.shape == v.shape == (1, 2, 300, 64)
+    means = k.mean(dim=2).abs()
+    assert bool((means[..., [0, 16, 32]] > 6).all()) and bool((k.std(dim=2)[..., [0, 16, 32]] < 3).all())
+    means[..., [0, 16, 32]] = 0
+    assert float(means.max()) < 4
 
 
 def test_rows_of_the_benchmark_run() -> None:

@@ -23,6 +23,7 @@ from attir.ir.attributes import (
     f16,
     f32,
     i1,
+    i8,
     i64,
     index,
 )
@@ -73,6 +74,31 @@ def test_load_past_the_end(start: tuple[int, int], rows: int, columns: int) -> N
 def test_load_outside_is_an_error(start: tuple[int, int], axes: list[int], message: str) -> None:
     with pytest.raises(CompileError, match=f"'tile.load' op {message}"):
         load(start, axes)
+
+
+def codes(start: tuple[int, int], axes: Sequence[int], out: TensorType) -> Any:
+    """A tile of rows of 5 codes of 4 bits: channels 0 to 2 are the low halves of 3 bytes, 3 and 4 high ones."""
+    packed = np.array([[0x4A, 0x1F, 0x08], [0x21, 0x43, 0x05]], np.uint8).view(np.int8)
+    properties = {"bits": IntegerAttr(4), "signed": IntegerAttr(1, i1), "width": IntegerAttr(5), **boundary(*axes)}
+    offsets = [(x, index) for x in start]
+    return evaluate("tile.load_codes", [(packed, memory(None, 3, element=i8)), *offsets], out, properties)
+
+
+@pytest.mark.parametrize("element", [f16, bf16, f32, i8])
+def test_codes_are_unpacked_less_their_bias(element: Type) -> None:
+    """Rows past the end and channels past the width read as zero."""
+    found = codes((0, 0), [0], memory(4, 8, element=element))
+    wanted = np.zeros((4, 8))
+    wanted[:2, :5] = np.array([[10, 15, 8, 4, 1], [1, 3, 5, 2, 4]]) - 8
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(codes((1, 2), [], memory(1, 2, element=element)), wanted[1:2, 2:4])
+
+
+def test_rows_of_codes_outside_are_an_error() -> None:
+    with pytest.raises(CompileError, match="touches positions 1 to 2 of axis 0, which has size 2"):
+        codes((1, 0), [], memory(2, 5))
+    with pytest.raises(CompileError, match="touches positions -1 to 3 of axis 1, which has size 5"):
+        codes((0, -1), [0], memory(2, 5))
 
 
 def store(
