@@ -146,7 +146,7 @@ def attir_attention(
     # A tensor may be a promise of its negative, which the dispatcher keeps before a kernel reads memory.
     if plain and not (q.is_neg() or k.is_neg() or v.is_neg() or any(map(torch.Tensor.is_neg, captures))):
         return _runners[site](q, k, v, captures, want_lse)
-    with _below_autograd():
+    with below_autograd():
         return attention_op()(q, k, v, captures, site, want_lse, positions_first)
 
 
@@ -154,13 +154,13 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _dispatch_modes: Callable[[], int] = cast(Any, torch)._C._len_torch_dispatch_stack
 _transforms: Callable[[], object] = cast(Any, torch)._C._functorch.peek_interpreter_stack
 _profiled: Callable[[], bool] = cast(Any, torch).autograd._profiler_enabled
-_below_autograd: Callable[[], AbstractContextManager[None]] = cast(Any, torch)._C._AutoDispatchBelowAutograd
+below_autograd: Callable[[], AbstractContextManager[None]] = cast(Any, torch)._C._AutoDispatchBelowAutograd
 
 
 @cache
 def attention_op() -> Any:
     """The overload `torch.ops.attir.attention.default`, defined on first use."""
-    library = _library()
+    library = attir_library()
     library.define(SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
     for key in ("CPU", "CUDA"):
         library.impl("attention", _attention, key)
@@ -179,5 +179,6 @@ def call_sites_directly(graph_module: fx.GraphModule) -> None:
 
 
 @cache
-def _library() -> Any:
+def attir_library() -> Any:
+    """The operators of this package."""
     return torch.library.Library("attir", "FRAGMENT")

@@ -7,7 +7,7 @@ PyTorch's operator schemas; every fused attention becomes one `attir::attention`
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -28,13 +28,20 @@ Fuse = Callable[[Operation], int]
 """The number of the site (see custom_op) that computes an `attn.attention`."""
 
 
-def export_graph(module: Operation, imported: Imported, fuse: Fuse, root: fx.GraphModule) -> fx.GraphModule:
+def export_graph(
+    module: Operation,
+    imported: Imported,
+    fuse: Fuse,
+    root: fx.GraphModule,
+    behind: Mapping[Operation, Sequence[Value]] | None = None,
+) -> fx.GraphModule:
     """The fx graph of `module`, with the attributes and placeholders of `root`.
 
-    `imported` is what `import_graph` returned for `root`; `module` is its module after passes.
+    `imported` is what `import_graph` returned for `root`; `module` is its module after passes. `behind` are what
+    sites are called on besides the operands of their attentions.
     Raises CompileError at an operation that has no form in fx.
     """
-    writer = _Writer(imported, fuse)
+    writer = _Writer(imported, fuse, behind or {})
     writer.placeholders(imported.main.body.block.arguments)
     for op in module.regions[0].block.ops[0].regions[0].block.ops[:-1]:
         writer.write(op)
@@ -50,6 +57,7 @@ def export_graph(module: Operation, imported: Imported, fuse: Fuse, root: fx.Gra
 class _Writer:
     imported: Imported
     fuse: Fuse
+    behind: Mapping[Operation, Sequence[Value]]
     graph: fx.Graph = field(default_factory=fx.Graph)
     values: dict[Value, fx.Node] = field(default_factory=dict[Value, fx.Node])
     changed: set[fx.Node] = field(default_factory=set[fx.Node])
@@ -122,7 +130,8 @@ class _Writer:
         return self.values[operands.pop(0)] if attr == OPERAND else decode_constant(attr)
 
     def _attention(self, op: AttentionOp) -> None:
-        q, k, v, *captures = (self.values[value] for value in op.operation.operands)
+        operands = [*op.operation.operands, *self.behind.get(op.operation, ())]
+        q, k, v, *captures = (self.values[value] for value in operands)
         layout = (True,) if op.positions_first is not None else ()
         arguments = (q, k, v, captures, self.fuse(op.operation), bool(op.lse.uses), *layout)
         self._define(op.operation, self._call(op.operation, attention_op(), arguments, {}))

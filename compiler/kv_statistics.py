@@ -134,7 +134,7 @@ def observe(
     backend = backend_of(compiled)
     if backend is None:
         raise error(f"cannot observe {compiled!r}: it is not the result of attir.compile")
-    if backend.calibration is not None:
+    if backend.options.auto == "sparsity":
         raise error("what the sites leave out is chosen by calibration; compile with a mask or a selection to observe")
     call = cast("Callable[..., Any]", compiled)
     run = (lambda: call(**inputs)) if isinstance(inputs, Mapping) else (lambda: call(*inputs))
