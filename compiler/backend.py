@@ -12,11 +12,13 @@ from torch._dynamo.exc import ShortenTraceback
 
 from ..ir.diagnostics import CompileError, Diagnostic, error
 from ..ir.location import UNKNOWN, Location
+from .block_calibration import BlockChoice
 from .calibration import Calibration
 from .compilation import Compilation, Program
 from .custom_op import call_sites_directly, watched_calls
 from .dump import Listener
-from .options import Options
+from .options import AUTO, AUTOS, Options
+from .quantize_calibration import QuantizeChoice
 from .refusals import refuse_graph
 from .report import GraphReport, Report, SiteReport
 from .site_program import watched_host_ops
@@ -37,10 +39,13 @@ def attir_backend(
     if unknown := named.keys() - Options.__dataclass_fields__.keys():
         known = ", ".join(Options.__dataclass_fields__)
         raise BackendError(Diagnostic(UNKNOWN, f"unknown option '{min(unknown)}'; expected {known}"))
-    if named.get("sparsity") == "auto":
-        raise BackendError(
-            Diagnostic(UNKNOWN, "sparsity='auto' is calibrated on what attir.compile returns; expected that instead")
-        )
+    for name in AUTOS:
+        if isinstance(named.get(name), str) and named[name] == AUTO:
+            raise BackendError(
+                Diagnostic(
+                    UNKNOWN, f"{name}='{AUTO}' is calibrated on what attir.compile returns; expected that instead"
+                )
+            )
     if isinstance(kinds := named.get("backend_options"), Mapping):
         named["backend_options"] = tuple(sorted(cast("Mapping[str, Any]", kinds).items()))
     try:
@@ -99,8 +104,11 @@ class Backend:
     __name__ = "attir"
 
     def __post_init__(self) -> None:
-        auto = isinstance(self.options.sparsity, str)
-        self.calibration = Calibration(self.options.max_error or 0.0) if auto else None
+        self.calibration = None
+        if self.options.auto:
+            method = BlockChoice() if self.options.auto == "sparsity" else QuantizeChoice()
+            self.calibration = Calibration(self.options.max_error or 0.0, method)
+            self.report.notes = self.calibration.lines
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Runnable:
         self._require_calibration()
@@ -136,7 +144,8 @@ class Backend:
         # Equal sites share a kernel, and are called in the order in which they are reported.
         numbers = {program.number for program in self.programs.values()}
         shared = {number: iter([c for c in calls if c.site == number]) for number in numbers}
-        report = Report([replace(graph, sites=list(graph.sites)) for graph in self.report.graphs])
+        graphs = [replace(graph, sites=list(graph.sites)) for graph in self.report.graphs]
+        report = Report(graphs, self.report.notes)
         for graph in report.graphs:
             for position, site in enumerate(graph.sites):
                 program = self.programs.get(site.name)

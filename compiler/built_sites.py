@@ -9,10 +9,12 @@ from typing import Any
 from ..ir.core import Operation
 from ..ir.dialects.attn import AttentionOp
 from ..passes.manager import Pass
-from .calibration import AutoRunner, Calibration, SiteCalibration, SiteName
+from .calibration import AutoRunner, Calibration, SiteCalibration, SiteName, Tools
 from .custom_op import Runner, register_site
+from .kv_cached_attention import CachedSite
 from .mask_algebra import Mask
-from .options import Options
+from .options import AUTOS, Options
+from .places import target_of
 from .prepare_site import Prepared, prepare
 from .site_program import ProgramRunner
 from .sites import CompiledSite, SiteCompiler, canonical_text, located_text, outline
@@ -62,7 +64,7 @@ class BuiltSite:
     """A site with its kernel and what runs it.
 
     `numbers` are those under which graphs call it, by whether out lies with positions first. `calibrated`
-    is there where calibration chooses what runs.
+    is there where calibration chooses what runs. `over_cache` is the same attention over a cache in few bits.
     """
 
     compiled: CompiledSite
@@ -70,6 +72,7 @@ class BuiltSite:
     prepared: Prepared
     calibrated: SiteCalibration | None = None
     numbers: dict[bool, int] = field(default_factory=dict[bool, int])
+    over_cache: BuiltSite | None = None
 
     def number(self, *, positions_first: bool) -> int:
         if positions_first not in self.numbers:
@@ -78,6 +81,7 @@ class BuiltSite:
 
 
 _built: dict[tuple[object, ...], BuiltSite] = {}
+_compiled: dict[tuple[object, ...], CompiledSite] = {}
 _prepared: dict[tuple[object, ...], Prepared] = {}
 
 
@@ -92,8 +96,7 @@ class SiteBuilder:
 
     def build(self, site: Outlined) -> BuiltSite:
         """The site for an outlined attention; equal ones share it, but where calibration may tell them apart."""
-        sparsity = None if self.calibration is not None else self.options.sparsity
-        prepared = self._prepared(site, sparsity)
+        prepared = self._prepared(site)
         own = (self.calibration, site.name) if self.calibration is not None else ()
         bound = tuple(map(id, prepared.program.bound))
         text = canonical_text(prepared.program.module)
@@ -102,25 +105,50 @@ class SiteBuilder:
             _built[key] = self._build(prepared, site)
         return _built[key]
 
-    def _prepared(self, site: Outlined, sparsity: Any) -> Prepared:
-        """What an outlined attention becomes; worked out once for equal ones, since estimates take time."""
-        # Calibration makes kernels of the attention itself.
-        passes = tuple(self.passes) if self.calibration is None else ()
+    def build_cached(self, site: Outlined) -> BuiltSite:
+        """The site for an outlined attention whose calls bring what to add to a cache, and the cache."""
+        built = self.build(site)
+        if built.over_cache is None:
+            cached = CachedSite(
+                site.module, built.compiled, lambda module: self.compile_site(module, self.options, site.queries)
+            )
+            built.over_cache = BuiltSite(cached, cached.runner, built.prepared)
+        return built.over_cache
+
+    def _prepared(self, site: Outlined, choice: Any = None) -> Prepared:
+        """What an outlined attention becomes; worked out once for equal ones, since estimates take time.
+
+        Where calibration chooses, it follows `choice`, or nothing.
+        """
+        auto = self.options.auto
+        sparsity, quantize = (choice if auto == name else getattr(self.options, name) for name in AUTOS)
+        # Calibration of choices makes kernels of the attention itself.
+        passes = () if auto == "sparsity" else tuple(self.passes)
         # Locations are part of what dumps and errors show.
-        key = (located_text(site.module), sparsity, passes, site.same_lengths)
+        key = (located_text(site.module), sparsity, quantize, passes, site.same_lengths)
         if key not in _prepared or not self.options.cache:
-            _prepared[key] = prepare(site.module, sparsity, passes, same_lengths=site.same_lengths)
+            _prepared[key] = prepare(site.module, sparsity, passes, same_lengths=site.same_lengths, quantize=quantize)
         return _prepared[key]
+
+    def _compiled(self, module: Operation, queries: int | None) -> CompiledSite:
+        """The kernel for an outlined attention; where calibration tells equal sites apart, they share it still."""
+        key = (canonical_text(module), self.options.backend, self.options.backend_options, self.compile_site)
+        if key not in _compiled or not self.options.cache:
+            _compiled[key] = self.compile_site(module, self.options, queries)
+        return _compiled[key]
 
     def _build(self, prepared: Prepared, outlined: Outlined) -> BuiltSite:
         program = prepared.program
-        compiled = self.compile_site(program.kernel(), self.options, outlined.queries)
+        compiled = self._compiled(program.kernel(), outlined.queries)
         runner = compiled.runner if program.alone else ProgramRunner(program, compiled.runner)
         if self.calibration is None:
             return BuiltSite(compiled, runner, prepared)
+        tools = Tools(
+            program,
+            lambda choice: self._prepared(outlined, choice).program,
+            lambda module: self._compiled(module, outlined.queries).runner,
+            runner,
+            target_of(self.options.backend),
+        )
         site = self.calibration.site(outlined.name)
-
-        def make(module: Operation) -> Runner:
-            return self.compile_site(module, self.options, outlined.queries).runner
-
-        return BuiltSite(compiled, AutoRunner(self.calibration, site, program.module, make), prepared, site)
+        return BuiltSite(compiled, AutoRunner(self.calibration, site, tools), prepared, site)

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from ..cost_model.cpus import CPUS
-from ..ir.core import Operation
+from ..ir.core import Operation, Value
 from ..ir.diagnostics import CompileError
 from ..ir.dialects.attn import AttentionOp
 from ..ir.location import Location
@@ -25,6 +25,7 @@ from .dump import ENDINGS, KERNEL_STEP, Dump, Listener
 from .fx_export import export_graph
 from .fx_import import Imported, import_graph
 from .head_dims import specialise_head_dims
+from .kv_cached_attention import AS_STORED, made_as_numbers, obstacle, take_update, update_of
 from .options import Options
 from .pipelines import preparing, raising
 from .places import Place, place_for, target_of, warn_once
@@ -47,6 +48,7 @@ class Compilation:
     device: str = ""
     calibration: Calibration | None = None
     hidden: dict[Location, str] = field(default_factory=dict[Location, str])
+    obstacles: dict[Location, str] = field(default_factory=dict[Location, str])
     compiled: dict[str, CompiledSite] = field(default_factory=dict[str, CompiledSite])
     programs: dict[str, Program] = field(default_factory=dict[str, "Program"])
 
@@ -57,7 +59,8 @@ class Compilation:
         if specialised := specialise_head_dims(captured.graph_module):
             self.graph.notes.append(f"{specialised} symbolic head dimensions were fixed to their present sizes")
         imported, sites, context = self._raise_until_all_compile(captured, examples, dump)
-        exported = export_graph(imported.module, imported, lambda op: sites[op].number, captured.graph_module)
+        behind = {op: site.behind for op, site in sites.items()}
+        exported = export_graph(imported.module, imported, lambda op: sites[op].number, captured.graph_module, behind)
         restore_mutations(exported, captured.signature)
         self._report(imported, sites, context)
         if dump.wanted:
@@ -86,8 +89,8 @@ class Compilation:
             target = self.device or target_of(self._place(examples).backend)
         except CompileError:
             return raising("never", "", self.options.rest)
-        # What estimates of a choice read must be q and k as they enter the product.
-        return raising("never" if self.options.selects else self.options.fuse_rows, target, self.options.rest)
+        # What is read in front of a kernel must be q and k as they enter the product.
+        return raising("never" if self.options.reads_rows else self.options.fuse_rows, target, self.options.rest)
 
     def _is_hidden(self, name: str, location: Location) -> bool:
         return name in ATTENTION_OPS and location in self.hidden
@@ -107,10 +110,22 @@ class Compilation:
                 location = str(op.location)
                 outlined = Outlined.of(op, name, seen[location], sizes)
                 seen[location] += 1
-                sites[op] = self._compiled(name, outlined, place, dump)
+                cached = self._reads_cache(op)
+                sites[op] = self._compiled(name, outlined, place, dump, cached=cached)
+                if cached:
+                    sites[op] = replace(sites[op], behind=take_update(op))
             except CompileError as problem:
                 failures[op.location] = problem.diagnostics[0].message
         return sites, failures
+
+    def _reads_cache(self, op: Operation) -> bool:
+        """Whether an attention is to read keys and values as a cache stores them; says why where it cannot."""
+        if update_of(op) is None:
+            return False
+        why = obstacle(op) if self.options.sparsity is None else "sparsity= is about keys that lie in one tensor"
+        if why:
+            self.obstacles[op.location] = why
+        return not why
 
     def _place(self, examples: Sequence[Any]) -> Place:
         if self.device:
@@ -126,15 +141,25 @@ class Compilation:
 
     def _sparsity(self, built: BuiltSite) -> Sequence[str]:
         """What is left out at the user's word; calibration writes its lines when it has chosen."""
-        if built.calibrated is not None:
+        if built.calibrated is not None and self.options.auto == "sparsity":
             return built.calibrated.table
         given = [] if self.options.sparsity is None else [str(self.options.sparsity)]
         return [*given, *built.prepared.remarks]
 
-    def _compiled(self, name: str, outlined: Outlined, place: Place, dump: Dump) -> Site:
+    def _quantize(self, built: BuiltSite) -> Sequence[str]:
+        """What is kept in few bits at the user's word; calibration writes its lines when it has chosen."""
+        if built.calibrated is not None and self.options.auto == "quantize":
+            return built.calibrated.table
+        given = [] if self.options.quantize is None else [str(self.options.quantize)]
+        return [*given, *built.prepared.quantized]
+
+    def _compiled(self, name: str, outlined: Outlined, place: Place, dump: Dump, *, cached: bool = False) -> Site:
         options = replace(self.options, backend=place.backend)
         reorder = preparing(self.device or target_of(place.backend), outlined.queries, outlined.keys, options.wishes)
-        built = SiteBuilder(options, self.compile_site, self.calibration, reorder).build(outlined)
+        if cached:
+            built = SiteBuilder(replace(options, quantize=None), self.compile_site).build_cached(outlined)
+        else:
+            built = SiteBuilder(options, self.compile_site, self.calibration, reorder).build(outlined)
         compiled, number = built.compiled, built.number(positions_first=outlined.positions_first)
         self.compiled[name] = compiled
         self.programs[name] = Program(outlined.module, number, outlined.same_lengths, built.prepared.program)
@@ -147,7 +172,8 @@ class Compilation:
                 lambda which, steps, source: _dump_kernel(dump, f"{name}.{which}", compiled.language, steps, source)
             )
         hashed = ir_hash(canonical_text(outlined.module))
-        return Site(name, compiled, number, place.why, hashed, self._sparsity(built), built.prepared.program, outlined)
+        told = self._sparsity(built), [AS_STORED] if cached else self._quantize(built)
+        return Site(name, compiled, number, place.why, hashed, *told, built.prepared.program, outlined)
 
     def _report(self, imported: Imported, sites: Mapping[Operation, Site], context: PassContext) -> None:
         for op, site in sites.items():
@@ -157,6 +183,8 @@ class Compilation:
             if reason is not None:
                 self.graph.refuse(op.name.removeprefix("fx."), op.location, reason)
         self.graph.notes += [f"{d.message} ({location_text(d.location)})" for d in context.remarks]
+        for location, note in made_as_numbers(imported.module, self.obstacles):
+            self.graph.notes.append(f"{note} ({location_text(location)})")
 
 
 @dataclass(frozen=True)
@@ -180,7 +208,8 @@ class Program:
 class Site:
     """An attention with its kernel, and the number under which graphs call it.
 
-    `sparsity` tells what is left out at the user's word, `program` is what became of what was `outlined`.
+    `sparsity` and `quantize` tell what is lossy at the user's word, `program` is what became of what was `outlined`.
+    Calls have what is `behind` the captures too.
     """
 
     name: str
@@ -189,8 +218,10 @@ class Site:
     backend: str
     ir_hash: str
     sparsity: Sequence[str]
+    quantize: Sequence[str]
     program: SiteProgram
     outlined: Outlined
+    behind: tuple[Value, ...] = ()
 
     def _plan(self, op: AttentionOp) -> Mapping[str, Any]:
         """The kernel's plan, and as its entry `rows` what was decided about what surrounds the attention."""
@@ -202,7 +233,7 @@ class Site:
         return SiteReport(
             self.name, "fused", location_text(op.operation.location), "", op.operation.name,
             describe(told, capture_names(told)), self.backend, self._plan(op), self.compiled.kernel_source,
-            self.compiled.variants, self.ir_hash, self._tiles(), self.sparsity,
+            self.compiled.variants, self.ir_hash, self._tiles(), self.sparsity, self.quantize,
         )  # fmt: skip
 
     def _tiles(self) -> str:

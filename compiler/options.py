@@ -18,7 +18,9 @@ RESTS = ("eager", "inductor")
 FUSE_ROWS = ("auto", "always", "never")
 AUTOTUNES = ("off",)
 AUTO = "auto"
-"""The sparsity that calibration chooses."""
+"""The sparsity or the precision that calibration chooses."""
+AUTOS = ("sparsity", "quantize")
+"""The options that can be so."""
 BACKEND_OPTIONS = (
     "block_m", "block_n", "num_warps", "num_stages", "descriptors", "persistent", "swap", "specialised", "lists",
     "gluon",
@@ -43,6 +45,10 @@ class Options:
     `sparsity` is a mask of `attir.masks` that every site's own is combined with, or a lossy choice of blocks:
     `attir.sparsity.select(...)`, or "auto", which `attir.calibrate` chooses for each site within `max_error`,
     the relative L2 error of its output.
+
+    `quantize` is how every site's q, k and v are put in few bits, which is lossy: the name of a scheme
+    ("int8", "fp8", "kv8", "kv_fp8", "kv7" to "kv1"), one from `attir.quantization.scheme(...)`, or "auto", which
+    `attir.calibrate` chooses for each site so that the relative L2 error of the model's outputs is within `max_error`.
     """
 
     backend: str = "auto"
@@ -66,14 +72,19 @@ class Options:
         _one_of("fuse_rows", self.fuse_rows, FUSE_ROWS)
         if self.autotune not in AUTOTUNES:
             raise error(f"autotune={self.autotune!r} is not available yet; only 'off' is")
-        if self.quantize is not None:
-            raise error(f"quantize={self.quantize!r} is not available yet; compilation is exact")
+        self._check_quantize()
+        self._check_budget()
         self._check_sparsity()
         for name in ("strict", "cache"):
             _boolean(name, getattr(self, name))
         object.__setattr__(self, "backend_options", _backend_options(self.backend_options))
         if self.selects:
             self._check_selection()
+        if self.quantize is not None and self.fuse_rows == "always":
+            raise error(
+                "fuse_rows='always' makes RoPE and norms part of the kernel, but q and k are quantised behind them; "
+                "expected 'auto' or 'never'"
+            )
         if self.dynamic is not None:
             _boolean("dynamic", self.dynamic)
         if str(self.dump) == "":
@@ -81,13 +92,46 @@ class Options:
         if self.dump is not None:
             check_directory(Path(self.dump))
 
+    @property
+    def auto(self) -> str:
+        """Which option calibration chooses; empty where none."""
+        return next((name for name in AUTOS if self._is_auto(name)), "")
+
+    def _is_auto(self, name: str) -> bool:
+        value = getattr(self, name)
+        return isinstance(value, str) and value == AUTO
+
+    def _check_budget(self) -> None:
+        """Fail where `max_error` is no budget, where nothing is there to spend it, and where it is missing."""
+        value: Any = self.max_error
+        if value is None:
+            if self.auto:
+                whose = "a site may have" if self.auto == "sparsity" else "outputs may have"
+                raise error(f"{self.auto}='{AUTO}' needs max_error=, the relative L2 error that {whose}, such as 0.05")
+            return
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise error(f"max_error must be a positive relative error, but is {value!r}")
+        if not self.auto:
+            autos = " or ".join(f"{name}='{AUTO}'" for name in AUTOS)
+            raise error(f"max_error={value} is a budget for {autos}, but neither is asked for")
+        if all(map(self._is_auto, AUTOS)):
+            raise error(f"{' and '.join(AUTOS)} cannot both be '{AUTO}': there is one max_error; expected one of them")
+        if self.auto == "sparsity" and self.quantize is not None:
+            raise error(
+                f"sparsity='{AUTO}' compares choices of blocks with attention that is exact otherwise; expected "
+                "quantize=None"
+            )
+
+    def _check_quantize(self) -> None:
+        """Put the scheme in place of its name."""
+        if self.quantize is None or self._is_auto("quantize"):
+            return
+        from .schemes import scheme
+
+        object.__setattr__(self, "quantize", scheme(self.quantize))
+
     def _check_sparsity(self) -> None:
-        auto = isinstance(self.sparsity, str) and self.sparsity == AUTO
-        if self.max_error is not None:
-            _budget(self.max_error, auto=auto)
-        elif auto:
-            raise error(f"sparsity='{AUTO}' needs max_error=, the relative L2 error that a site may have, such as 0.05")
-        if self.sparsity is None or auto:
+        if self.sparsity is None or self._is_auto("sparsity"):
             return
         from .selection import Selection
 
@@ -119,6 +163,11 @@ class Options:
         return isinstance(self.sparsity, str | Selection)
 
     @property
+    def reads_rows(self) -> bool:
+        """Whether something in front of kernels reads q and k as they enter the product."""
+        return self.selects or self.quantize is not None
+
+    @property
     def wishes(self) -> tuple[tuple[str, int | str], ...]:
         """Fields of a schedule, with values, that the planner must follow."""
         found = cast("tuple[tuple[str, Any], ...]", self.backend_options)
@@ -128,14 +177,6 @@ class Options:
     def gluon(self) -> bool:
         """Whether kernels are written in Gluon where they can be."""
         return bool(dict(cast("tuple[tuple[str, Any], ...]", self.backend_options)).get("gluon"))
-
-
-def _budget(value: Any, *, auto: bool) -> None:
-    """Fail where `max_error` is no budget, or nothing is there to spend it."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise error(f"max_error must be a positive relative error, but is {value!r}")
-    if not auto:
-        raise error(f"max_error={value} is a budget for sparsity='{AUTO}', but nothing lossy is asked for")
 
 
 def _number(name: str, value: Any) -> int | str:

@@ -32,8 +32,8 @@ class SiteReport:
     Where kernels are compiled as the sizes of calls ask for them, `variants` lists them so far, and
     `plan` and `kernel_source` are those of the first. `ir_hash` names what is computed: it is equal
     for equal attention, whether Dynamo, torch.export or a text of IR brought it. `tiles` says how many
-    tiles a kernel computes, or what decides that. `sparsity` tells what is left out at the user's word; it grows
-    when calibration has chosen.
+    tiles a kernel computes, or what decides that. `sparsity` tells what is left out at the user's word, `quantize`
+    what is kept in few bits; both grow when calibration has chosen.
     """
 
     name: str
@@ -49,6 +49,7 @@ class SiteReport:
     ir_hash: str = ""
     tiles: str = ""
     sparsity: Sequence[str] = ()
+    quantize: Sequence[str] = ()
 
     def __str__(self) -> str:
         told = [("computes", self.form), ("backend", self.backend)]
@@ -56,7 +57,8 @@ class SiteReport:
             told += [("variant", f"{variant.calls} ({variant.origin})"), *_plan_lines(variant.plan)]
         told += [] if self.variants else _plan_lines(self.plan)
         told += [("rows", str(self.plan.get("rows", "")))]
-        told += [("sparsity" if i == 0 else "", line) for i, line in enumerate(self.sparsity)]
+        for label, lines in (("sparsity", self.sparsity), ("quantize", self.quantize)):
+            told += [(label if i == 0 else "", line) for i, line in enumerate(lines)]
         told += [("visits", _visited(self.plan.get("mask", {}))), ("tiles", self.tiles), ("reason", self.reason)]
         if self.kernel_source:
             told.append(("kernel", f"{len(self.kernel_source.splitlines())} lines (.kernel_source)"))
@@ -132,9 +134,13 @@ class GraphReport:
 
 @dataclass
 class Report:
-    """Everything known about one compiled callable; grows when a call makes PyTorch capture again."""
+    """Everything known about one compiled callable; grows when a call makes PyTorch capture again.
+
+    `notes` tell of what was chosen for all sites together.
+    """
 
     graphs: list[GraphReport] = field(default_factory=list[GraphReport])
+    notes: list[str] = field(default_factory=list[str])
 
     @property
     def sites(self) -> Sequence[SiteReport]:
@@ -150,11 +156,12 @@ class Report:
         return self.graphs[-1]
 
     def to_json(self) -> str:
-        """The report as a JSON object with `graphs`, each with `sites`."""
-        return json.dumps({"graphs": [asdict(graph) for graph in self.graphs]}, indent=2, default=str)
+        """The report as a JSON object with `graphs`, each with `sites`, and `notes` where there are any."""
+        told = {"graphs": [asdict(graph) for graph in self.graphs]} | ({"notes": self.notes} if self.notes else {})
+        return json.dumps(told, indent=2, default=str)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.graphs)) if self.graphs else NOTHING_YET
+        return "\n".join([*self.notes, *map(str, self.graphs)]) if self.graphs else NOTHING_YET
 
 
 def location_text(location: Location) -> str:

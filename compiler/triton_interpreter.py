@@ -2,8 +2,8 @@
 
 Triton means its interpreter for processes started with TRITON_INTERPRET=1, and gets bfloat16 wrong
 there (dots and arithmetic work on bit patterns, casts truncate), and casts to 8-bit floats. Here the
-language is switched over only while a kernel runs, under a lock, with those mended. Elementwise
-arithmetic on bfloat16 stays wrong: generated kernels widen to float32 first.
+language is switched over only while a kernel runs, under a lock, with those mended. Of elementwise
+arithmetic on bfloat16 that is so for sums, differences, products and quotients.
 """
 
 from __future__ import annotations
@@ -130,12 +130,18 @@ def _mended_methods() -> dict[str, Callable[..., Any]]:
     interpreter = _interpreter()
     builder, handle = interpreter.interpreter_builder, interpreter.TensorHandle
     shipped_dot, shipped_cast, shipped_conversion = builder.create_dot, builder.cast_impl, builder.create_fp_to_fp
+    shipped_operator = builder.binary_op
 
     def widened(x: Any) -> Any:
         return handle(bfloat16_to_float32(x.data), tl.float32) if x.dtype.scalar == tl.bfloat16 else x
 
     def create_dot(a: Any, b: Any, d: Any, *options: Any) -> Any:
         return shipped_dot(widened(a), widened(b), d, *options)
+
+    def binary_op(a: Any, b: Any, operator: Callable[..., Any]) -> Any:
+        if a.dtype.scalar != tl.bfloat16:
+            return shipped_operator(a, b, operator)
+        return cast_impl(shipped_operator(widened(a), widened(b), operator), tl.bfloat16)
 
     def to_8_bits(x: Any, type_: Any) -> Any:
         """f32 as the nearest 8-bit float, None for other types."""
@@ -158,7 +164,9 @@ def _mended_methods() -> dict[str, Callable[..., Any]]:
         single = x.data.astype(np.float32)
         return handle(float32_to_bfloat16(single), tl.bfloat16)
 
-    return {"create_dot": create_dot, "cast_impl": cast_impl, "create_fp_to_fp": create_fp_to_fp}
+    return {
+        "create_dot": create_dot, "binary_op": binary_op, "cast_impl": cast_impl, "create_fp_to_fp": create_fp_to_fp,
+    }  # fmt: skip
 
 
 FLOATS_OF_8_BITS: Mapping[str, str] = {"fp8e4nv": "float8_e4m3fn", "fp8e5": "float8_e5m2"}

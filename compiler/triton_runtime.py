@@ -16,9 +16,9 @@ from typing import Any, Protocol, cast
 import torch
 
 from ..codegen.triton import TritonKernel
-from ..ir.attributes import is_float8
 from ..ir.core import Operation
 from ..ir.diagnostics import error
+from ..passes.stored_tiles import values_by_column
 from .kernel_cache import cache_directory, load_module
 from .kernels import INTERPRETER, Site, Wishes
 from .layouts import Layout, Nothing, Plan, Results, Tensors
@@ -148,7 +148,7 @@ class TritonRunner:
     def __init__(self, kernels: TritonKernels, where: Where, *, positions_first: bool = False) -> None:
         self.kernels, self.where, self._positions_first = kernels, where, positions_first
         self._has_lse = kernels.has_lse
-        self._by_column = is_float8(kernels.attention.shapes[0].element)
+        self._by_column = values_by_column(kernels.attention)
         self.plans: dict[Any, Plan] = {}
 
     def with_positions_first(self) -> TritonRunner:
@@ -211,7 +211,8 @@ class TritonRunner:
             layouts[2] = layouts[2].transposed
         layouts = [layout.regular for layout in layouts]
         read = layouts if layouts[2].sizes[-1] else layouts[:2]  # values without a width have no bytes
-        regular = all(is_regular(x, tensors[0].itemsize, aligned_address=near) for x in read)
+        sized = zip(read, tensors, strict=False)
+        regular = all(is_regular(x, t.itemsize, aligned_address=near) for x, t in sized)
         return self.kernels.for_call(*layouts[:2], regular=regular)
 
     def check(self, tensors: Tensors) -> None:

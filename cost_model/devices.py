@@ -23,8 +23,8 @@ class Device:
     factors of a dot from registers, not from shared memory. `tile_registers` is how many registers a
     thread its tiles may ask for (`resources.register_demand`) before the compiler spills in a loop,
     found by compiling pointer kernels; `bulk_tile_registers` is the same where keys and values come
-    through tensor descriptors. `elements` are what tensor cores take: f8 are 8-bit floats as PyTorch has them.
-    `specialises` says that Triton makes warps that only load there, without spilling others.
+    through tensor descriptors. `elements` are what tensor cores take: f8 are 8-bit floats as PyTorch has them,
+    i8 signed bytes. `specialises` says that Triton makes warps that only load there, without spilling others.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Device:
     issue: float
     l2_bytes: float
     bandwidth: float
-    elements: tuple[str, ...] = ("f16", "bf16")
+    elements: tuple[str, ...] = ("f16", "bf16", "i8")
     specialises: bool = False
 
     @property
@@ -73,7 +73,7 @@ _H100 = Device(
     warp_size=32, max_warps=64, multiprocessors=132, has_tma=True, operands_in_registers=False,
     tile_registers=170, bulk_tile_registers=224,
     clock=1.83e9, tensor_flops=4096, vector_flops=256, exponentials=16, issue=4, l2_bytes=32, bandwidth=3.35e12,
-    elements=("f16", "bf16", "f8"), specialises=True,
+    elements=("f16", "bf16", "i8", "f8"), specialises=True,
 )  # fmt: skip
 
 _B200 = Device(
@@ -83,7 +83,7 @@ _B200 = Device(
     warp_size=32, max_warps=64, multiprocessors=148, has_tma=True, operands_in_registers=False,
     tile_registers=156, bulk_tile_registers=156,
     clock=1.85e9, tensor_flops=8192, vector_flops=256, exponentials=16, issue=4, l2_bytes=40, bandwidth=8.0e12,
-    elements=("f16", "bf16", "f8"),
+    elements=("f16", "bf16", "i8", "f8"),
 )  # fmt: skip
 
 _MI300X = Device(

@@ -51,15 +51,28 @@ class TileCycles:
 def tile_cycles(config: TileConfig, shape: AttentionShape, device: Device) -> TileCycles:
     """The work of one key tile over the rates of one multiprocessor."""
     scores = config.block_m * config.block_n
-    flops = 2.0 * scores * (shape.key_width + shape.value_width)
+    flops = 2.0 * scores * _half_precision_width(shape)
     rate = device.tensor_flops if shape.tensor_cores else device.vector_flops
-    row_bytes = (shape.key_width + shape.value_width) * shape.element_bytes + shape.column_bytes
+    row_bytes = bytes_of_key(shape)
     return TileCycles(
         dots=flops / rate * dot_penalty(config, shape, device),
         exponentials=scores / device.exponentials,
         issue=loop_instructions(config, shape, device) * config.warps / device.issue,
         l2=(config.block_n * row_bytes + scores * shape.score_bytes) / device.l2_bytes,
     )
+
+
+def _half_precision_width(shape: AttentionShape) -> float:
+    """The elements that products of a score sum over; products of bytes are twice as fast."""
+    faster = [tiles for tiles in shape.tiles_of_codes if not tiles.unpacked]
+    return shape.key_width + shape.value_width - sum(tiles.width for tiles in faster) / 2
+
+
+def bytes_of_key(shape: AttentionShape) -> int:
+    """What a key and its value take where they are loaded, with what regions load for them."""
+    stored = ((shape.key_width, shape.keys), (shape.value_width, shape.values))
+    bytes_ = [width * shape.element_bytes if x is None else x.row_bytes + x.scale_bytes for width, x in stored]
+    return sum(bytes_) + shape.column_bytes
 
 
 def dot_penalty(config: TileConfig, shape: AttentionShape, device: Device) -> float:
@@ -77,7 +90,7 @@ def cycles_per_key(config: TileConfig, shape: AttentionShape, device: Device) ->
     Loads run beside the arithmetic, as fast as what is under way hides their latency. One program is
     taken to be resident, since few heads leave no more.
     """
-    key_bytes = (shape.key_width + shape.value_width) * shape.element_bytes + shape.column_bytes
+    key_bytes = bytes_of_key(shape)
     under_way = max(0.5, config.stages - 1) * config.block_n * key_bytes
     share = device.bandwidth / device.multiprocessors / device.clock
     rate = min(share, under_way / MEMORY_LATENCY)
@@ -95,7 +108,9 @@ def loop_instructions(config: TileConfig, shape: AttentionShape, device: Device)
     scores = config.block_m * config.block_n / threads
     outputs = config.block_m * shape.value_width / threads
     region = 2.0 * shape.score_work + 0.5 * shape.score_bytes
-    return (LOOP_OVERHEAD_BULK if shape.bulk else LOOP_OVERHEAD) + (5.2 + region) * scores + 1.6 * outputs
+    unpacking = sum(tiles.instructions(config.block_n * tiles.width / threads) for tiles in shape.tiles_of_codes)
+    overhead = LOOP_OVERHEAD_BULK if shape.bulk else LOOP_OVERHEAD
+    return overhead + (5.2 + region) * scores + 1.6 * outputs + unpacking
 
 
 def cycles_per_score(config: TileConfig, shape: AttentionShape, device: Device) -> float:
