@@ -26,8 +26,8 @@ def _size(scheme: str, tokens: int) -> Row:
     cache = attir.kv.quantize(k, v, scheme)
     expected = _formula(scheme, tokens)
     plain = 2 * HEADS * tokens * WIDTH * BF16_BYTES
-    figures = {"bytes": float(cache.bytes()), "formula": float(expected), "of bf16": cache.bytes() / plain}
-    return Row(f"{scheme}, {tokens} tokens", figures, "the formula, exactly", cache.bytes() == expected)
+    figures = {"bytes": float(cache.bytes), "formula": float(expected), "of bf16": cache.bytes / plain}
+    return Row(f"{scheme}, {tokens} tokens", figures, "the formula, exactly", cache.bytes == expected)
 
 
 def _formula(scheme: str, tokens: int) -> int:
