@@ -3,13 +3,12 @@
 tile      128x128 tiles of eight warps: instructions of a step over a whole tile, registers, spills
 masks     what a mask or a score function adds to such a step, against its own arithmetic
 devices   every head dimension on every device: tensor cores, copies in the background, no spill
-special   eight-bit products, warps that only load
+special   eight-bit products, warps that only load, operands in few bits
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from attir.compiler.sass import Loop
 from attir.cost_model.devices import device_named
@@ -18,6 +17,8 @@ from attir.ir.diagnostics import CompileError
 from benchmarks.attention_cases import Case
 from benchmarks.emitted.arithmetic import loop_arithmetic
 from benchmarks.emitted.compiled import Compiled, Pair, Wishes, bulk_loads, compiled, matrix_instructions
+from benchmarks.emitted.stored import stored_rows
+from benchmarks.emitted.table import Row
 
 HOPPER, AMPERE, AMD = "sm_90", "sm_80", "gfx942"
 TILE: Wishes = (("block_m", 128), ("block_n", 128), ("num_warps", 8), ("num_stages", 2))
@@ -37,22 +38,6 @@ FORMS = ("none", "causal")
 DTYPES = (f16, bf16)
 SCORE_FORMS = ("alibi", "softcap")
 f8 = FloatType("f8E4M3FN")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    what: str
-    bar: str
-    figure: str
-    holds: bool
-
-    def __str__(self) -> str:
-        return f"| {self.what} | {self.bar} | {self.figure} | {'yes' if self.holds else 'NO'} |"
-
-
-HEADER = "| what | bar | figure | holds |\n|---|---|---|---|"
 
 
 def rows(*, quick: bool = False) -> Iterator[Row]:
@@ -197,6 +182,7 @@ def special_rows(*, quick: bool) -> Iterator[Row]:
     yield eight_bit_row()
     for width in (128,) if quick else (128, 64):
         yield specialised_row(width)
+    yield from stored_rows(quick=quick)
 
 
 def eight_bit_row() -> Row:

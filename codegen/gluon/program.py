@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ...ir.attributes import FloatAttr, IntegerAttr, SplatAttr, TensorType, bf16, f16
+from ...ir.attributes import FloatAttr, IntegerAttr, SplatAttr, TensorType, bf16, f16, i8, is_float8
 from ...ir.core import Operation, Value
 from ...ir.diagnostics import op_error
 from ...ir.dialects.arith import (
@@ -142,6 +142,8 @@ class _Recogniser:
         self.need(kernel.swapped is None, "its products are transposed")
         self.need(kernel.persistent is None, "its programs take one tile after the other")
         types = kernel.function_type.inputs
+        stored = [t for t in types[:3] if isinstance(t, TensorType) and (t.element == i8 or is_float8(t.element))]
+        self.need(not stored, f"it reads codes of {_words(stored)}")
         self.need(len(types) in (4, 5), f"it takes {len(types)} tensors, expected q, k, v, out and perhaps lse")
         for type_ in types[:4]:
             known = isinstance(type_, TensorType) and type_.rank == 4 and type_.element in (f16, bf16)

@@ -9,7 +9,7 @@ from ...ir.attributes import TensorType
 from ...ir.core import Operation
 from ...ir.diagnostics import op_error
 from ...ir.dialects.tile import KernelOp, LoadOp
-from . import arithmetic, control, memory, tiles
+from . import arithmetic, codes, control, memory, tiles
 from .control import SPECIALISE
 from .descriptors import only_host_descriptors
 from .expression import name
@@ -54,6 +54,7 @@ EMITTERS: Mapping[str, Emitter] = {
     **arithmetic.EMITTERS,
     **tiles.EMITTERS,
     **memory.EMITTERS,
+    **codes.EMITTERS,
     **control.EMITTERS,
     "tile.return": _return,
 }

@@ -67,6 +67,27 @@ def float_remainder(x, y):
     whole = tl.where(quotient < 0.0, tl.ceil(quotient), tl.floor(quotient))
     return x - whole * y
 ''',
+    "code_to_float16": '''
+@triton.jit
+def code_to_float16(code, step: tl.constexpr, bias: tl.constexpr):
+    """code / step - bias, exactly: 1024 with the bits of a code below it is 1024 + code."""
+    shifted = (code | 0x6400).to(tl.float16, bitcast=True)
+    return shifted * (1.0 / step) - (1024.0 / step + bias)
+''',
+    "code_to_bfloat16": '''
+@triton.jit
+def code_to_bfloat16(code, step: tl.constexpr, bias: tl.constexpr):
+    """code / step - bias, exactly: 128 with the bits of a code below it is 128 + code."""
+    shifted = (code | 0x4300).to(tl.bfloat16, bitcast=True)
+    return shifted * (1.0 / step) - (128.0 / step + bias)
+''',
+    "code_to_float32": '''
+@triton.jit
+def code_to_float32(code, step: tl.constexpr, bias: tl.constexpr):
+    """code / step - bias, exactly: 2^23 with the bits of a code below it is 2^23 + code."""
+    shifted = (code | 0x4B000000).to(tl.float32, bitcast=True)
+    return shifted * (1.0 / step) - (8388608.0 / step + bias)
+''',
     "floor_divide": '''
 @triton.jit
 def floor_divide(x, y):

@@ -8,7 +8,7 @@ from math import prod
 
 from ...ir.attributes import DenseArrayAttr, TensorType
 from ...ir.core import Operation, Value
-from ...ir.dialects.tile import AtomicAddOp, GatherOp, GroupRowsOp, LoadOp, SliceOp, StoreOp
+from ...ir.dialects.tile import AtomicAddOp, GatherOp, GroupRowsOp, LoadCodesOp, LoadOp, SliceOp, StoreOp
 from .descriptors import bulk_load, bulk_shapes, define_descriptor, is_bulk, only_host_descriptors
 from .expression import Expression, call, combine, index_with, infix, is_zero, name
 from .places import argument_of, sizes_of
@@ -130,11 +130,12 @@ def tile_pointers(
         first, position = place.first_axis + axis, writer.operand(start)
         pointer = advanced(pointer, position, writer.stride(place.argument, first))
         if axis in boundary.values:
-            mask = _within(mask, _moved(position, along(writer, shape, axis)), writer.size(place.argument, first))
+            mask = _within(mask, moved(position, along(writer, shape, axis)), writer.size(place.argument, first))
     return infix("+", pointer, writer.offsets[memory, shape]), mask
 
 
-def _moved(position: Expression, index: Expression) -> Expression:
+def moved(position: Expression, index: Expression) -> Expression:
+    """Positions from a first one on."""
     return index if is_zero(position) else infix("+", position, index)
 
 
@@ -147,19 +148,28 @@ def grouped_pointers(
     writer: KernelWriter, memory: Value, starts: Sequence[Value], shape: tuple[int, ...], boundary: DenseArrayAttr
 ) -> tuple[Expression, Expression | None]:
     """As `tile_pointers` for grouped rows: heads and queries lie any distance apart, so each row is multiplied out."""
-    place, pointer, mask = argument_of(memory, writer), writer.operand(memory), None
-    group = Expression(str(place.grouped), literal=True)
-    rows = _moved(writer.operand(starts[0]), along(writer, shape, 0))
-    for operator, axis in (("//", place.first_axis), ("%", place.first_axis - 1)):
-        pointer = advanced(pointer, infix(operator, rows, group), writer.stride(place.argument, axis))
-    if 0 in boundary.values:
-        queries = writer.size(place.argument, place.first_axis)
-        mask = _within(mask, rows, infix("*", queries, group))
+    place = argument_of(memory, writer)
+    pointer, mask = grouped_rows(writer, memory, starts[0], shape, cut=0 in boundary.values)
     for axis, start in enumerate(starts[1:], 1):
-        columns = _moved(writer.operand(start), along(writer, shape, axis))
+        columns = moved(writer.operand(start), along(writer, shape, axis))
         pointer = infix("+", pointer, infix("*", columns, writer.stride(place.argument, place.first_axis + axis)))
         if axis in boundary.values:
             mask = _within(mask, columns, writer.size(place.argument, place.first_axis + axis))
+    return pointer, mask
+
+
+def grouped_rows(
+    writer: KernelWriter, memory: Value, start: Value, shape: tuple[int, ...], *, cut: bool
+) -> tuple[Expression, Expression | None]:
+    """Pointers to the first column of each row of a tile of grouped rows, and which rows exist if some may not."""
+    place, pointer, mask = argument_of(memory, writer), writer.operand(memory), None
+    group = Expression(str(place.grouped), literal=True)
+    rows = moved(writer.operand(start), along(writer, shape, 0))
+    for operator, axis in (("//", place.first_axis), ("%", place.first_axis - 1)):
+        pointer = advanced(pointer, infix(operator, rows, group), writer.stride(place.argument, axis))
+    if cut:
+        queries = writer.size(place.argument, place.first_axis)
+        mask = _within(mask, rows, infix("*", queries, group))
     return pointer, mask
 
 
@@ -248,6 +258,10 @@ def offset_bounds(writer: KernelWriter) -> tuple[OffsetBound, ...]:
     for op in writer.kernel.operation.walk():
         if (view := GatherOp.match(op)) is not None:
             bounds[_gather_bound(view, writer)] = None
+        if (codes := LoadCodesOp.match(op)) is not None:
+            place = argument_of(codes.source, writer)
+            rows = [(place.first_axis, sizes_of(codes.out.type)[0])] if not place.grouped else []
+            bounds[OffsetBound(place.argument, (*rows, (place.first_axis + 1, None)))] = None
     return tuple(b for b in bounds if b.extents)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...ir.attributes import IntegerAttr, SplatAttr, TensorType
+from ...ir.attributes import IntegerAttr, SplatAttr, TensorType, is_float
 from ...ir.core import Operation, Value
 from ...ir.diagnostics import op_error
 from ...ir.dialects.arith import ConstantOp
@@ -63,7 +63,11 @@ def dot(op: Operation, writer: KernelWriter) -> None:
         acc = writer.full(view.acc)
         parts, text = [*parts, acc], f"{text}, {acc.text}"
     names = frozenset[str]().union(*(p.names for p in parts))
-    text = f'tl.dot({text}, input_precision="{view.precision.value}", out_dtype=tl.float32)'
+    if is_float(view.acc.type):
+        options = f'input_precision="{view.precision.value}", out_dtype=tl.float32'
+    else:
+        options = "out_dtype=tl.int32"
+    text = f"tl.dot({text}, {options})"
     writer.assign(op, Expression(text, shape=_shape(op.result), names=names))
 
 

@@ -76,6 +76,8 @@ class KernelWriter:
     descriptors: dict[tuple[Value, tuple[int, ...]], Expression] = field(
         default_factory=dict[tuple[Value, tuple[int, ...]], Expression]
     )
+    vectors: dict[str, Expression] = field(default_factory=dict[str, Expression])
+    bytes: dict[tuple[object, ...], Expression] = field(default_factory=dict[tuple[object, ...], Expression])
     kept: set[str] = field(default_factory=set[str])
     carried: set[str] = field(default_factory=set[str])
     location: Location = UNKNOWN
@@ -147,6 +149,12 @@ class KernelWriter:
         variable = self.variable_for(op, expression.shape, default)
         self.line(f"{variable} = {expression.text}", op)
         self.alias(op.result, name(variable, expression.shape))
+
+    def variable(self, hint: str, expression: Expression, op: Operation) -> Expression:
+        """Write `variable = expression` for what is no result of its own."""
+        variable = self.fresh(hint)
+        self.line(f"{variable} = {expression.text}", op)
+        return name(variable, expression.shape)
 
     # --- names
 
@@ -259,6 +267,14 @@ class KernelWriter:
         if text not in self.kept:
             self.prologue.append(f"    {text} = tl.arange(0, {extent})")
         return name(self.keep(text), (extent,))
+
+    def row_vector(self, x: Expression, hint: str) -> Expression:
+        """What is made of positions, defined once at the top."""
+        if x.text not in self.vectors:
+            variable = self.keep(self.fresh(hint))
+            self.prologue += wrapped(f"    {variable} = {x.text}")
+            self.vectors[x.text] = name(variable, x.shape)
+        return self.vectors[x.text]
 
 
 DEFAULT_NAMES: Mapping[str, str] = {

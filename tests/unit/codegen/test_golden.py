@@ -10,6 +10,7 @@ import pytest
 from attir.compiler.kernels import build_kernel
 from attir.ir.attributes import bf16, f16, f32
 from benchmarks.attention_cases import Case
+from benchmarks.emitted.stored import StoredCase
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 KERNELS: dict[str, tuple[Case, str]] = {
@@ -18,6 +19,8 @@ KERNELS: dict[str, tuple[Case, str]] = {
     "window_f16_128_gfx942": (Case(f16, 128, form="window"), "gfx942"),
     "softcap_f32_16_interpret": (Case(f32, 16, form="softcap"), "interpret"),
     "documents_f16_64_sm_100": (Case(f16, 64, form="documents"), "sm_100"),
+    "int8_f16_64_sm_90": (StoredCase(f16, 64, form="causal", lse=False, scheme="int8"), "sm_90"),
+    "kv4_bf16_128_sm_80": (StoredCase(bf16, 128, group=4, lse=False, scheme="kv4"), "sm_80"),
 }
 
 
