@@ -11,6 +11,7 @@ from ..ir.diagnostics import error
 from .kernels import Kernel, Site, build_kernel
 from .native_kernels import CpuKernel, NativeKernels, calls_in_words, emit_native
 from .options import Options
+from .outlined import OutlinedAttention
 from .report import Variant
 from .sites import CompiledSite, SiteCompiler
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from .backend import Backend
+    from .custom_op import Runner
     from .native_offline import OfflineNative
     from .offline import OfflineKernel
 
@@ -29,26 +31,33 @@ def kernels_for(device: str) -> SiteCompiler:
         if device not in CPUS:
             if options.gluon:
                 raise error("kernels in Gluon are made where they run: compile without --target, on a GPU of sm_90")
-            return Site(_zeros, build_kernel(module, device, wishes=options.wishes))
+            return Site(_zeros(module), build_kernel(module, device, wishes=options.wishes))
         if options.backend_options:
             raise error(f"backend_options are for kernels on GPUs, which '{device}' is not; expected none")
         kernels = NativeKernels(module, device)
         choice = kernels.choice(queries)
         kernel = emit_native(module, device, choice)
         calls = calls_in_words(choice, queries, kernels.group)
-        return Site(_zeros, kernel, [Variant(calls, "not run", kernel.lowered.decisions, kernel.source)])
+        return Site(_zeros(module), kernel, [Variant(calls, "not run", kernel.lowered.decisions, kernel.source)])
 
     return compile_site
 
 
-def _zeros(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
+def _zeros(module: Operation) -> Runner:
+    """What gives results of the right sizes and type for an outlined attention."""
+    kernels = OutlinedAttention(module)
 
-    del k, captures
-    shape = q.shape[:3]
-    return q.new_zeros((*shape, v.shape[3])), torch.zeros(shape if want_lse else (0,), device=q.device)
+    def run(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        del k, v, captures
+        shape = q.shape[:3]
+        out = q.new_zeros((*shape, kernels.value_width), dtype=kernels.out_dtype)
+        return out, torch.zeros(shape if want_lse else (0,), device=q.device)
+
+    return run
 
 
 def distinct_kernels(backend: Backend) -> Mapping[str, Kernel | CpuKernel]:
