@@ -133,7 +133,8 @@ def calibrate(compiled: object, batches: Iterable[Any]) -> Report:
     With `sparsity="auto"`, `max_error` is the error of each site's own output. With `quantize="auto"` it is that of
     the outputs of `compiled`: of each tensor of floats in them, for each batch. Schemes are given to sites in the order
     of error for predicted time, as far as the error of whole runs stays within 0.8 of `max_error`; the rest is for
-    inputs that calibration has not seen, which are not bounded. Where nothing fits, all stays exact.
+    inputs that calibration has not seen, which are not bounded. Where nothing fits, all stays exact. A scheme that was
+    asked for by name, with `max_error`, goes to as many sites as fit, faster or not.
 
     Calling it again chooses anew. Raises CompileError where there is nothing to calibrate.
     """

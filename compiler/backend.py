@@ -39,13 +39,12 @@ def attir_backend(
     if unknown := named.keys() - Options.__dataclass_fields__.keys():
         known = ", ".join(Options.__dataclass_fields__)
         raise BackendError(Diagnostic(UNKNOWN, f"unknown option '{min(unknown)}'; expected {known}"))
-    for name in AUTOS:
-        if isinstance(named.get(name), str) and named[name] == AUTO:
-            raise BackendError(
-                Diagnostic(
-                    UNKNOWN, f"{name}='{AUTO}' is calibrated on what attir.compile returns; expected that instead"
-                )
-            )
+    asked = [f"{name}='{AUTO}'" for name in AUTOS if isinstance(named.get(name), str) and named[name] == AUTO]
+    asked += [] if named.get("max_error") is None else ["max_error"]
+    if asked:
+        raise BackendError(
+            Diagnostic(UNKNOWN, f"{asked[0]} is calibrated on what attir.compile returns; expected that instead")
+        )
     if isinstance(kinds := named.get("backend_options"), Mapping):
         named["backend_options"] = tuple(sorted(cast("Mapping[str, Any]", kinds).items()))
     try:
@@ -106,7 +105,9 @@ class Backend:
     def __post_init__(self) -> None:
         self.calibration = None
         if self.options.auto:
-            method = BlockChoice() if self.options.auto == "sparsity" else QuantizeChoice()
+            scheme = self.options.quantize
+            by_name = QuantizeChoice() if isinstance(scheme, str) else QuantizeChoice.of(scheme)
+            method = BlockChoice() if self.options.auto == "sparsity" else by_name
             self.calibration = Calibration(self.options.max_error or 0.0, method)
             self.report.notes = self.calibration.lines
 

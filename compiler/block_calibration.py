@@ -55,7 +55,7 @@ class BlockTrial(Trial):
 class BlockChoice:
     """The method of `sparsity="auto"`."""
 
-    option: str = "sparsity"
+    asked: str = "sparsity='auto'"
 
     def candidates(self, tools: Tools) -> Candidates:
         return BlockCandidates(tools)

@@ -62,10 +62,10 @@ class Candidates(Protocol):
 
 
 class Method(Protocol):
-    """What is chosen by calibration: `option` of `attir.compile`."""
+    """What is chosen by calibration: what was `asked` of `attir.compile`, such as `quantize='auto'`."""
 
     @property
-    def option(self) -> str: ...
+    def asked(self) -> str: ...
 
     def candidates(self, tools: Tools) -> Candidates:
         """Those of one site."""
@@ -102,7 +102,7 @@ class Calibration:
         """Fail before anything runs without a choice."""
         if self.state == WAITING:
             raise error(
-                f"{self.method.option}='auto' chooses within max_error on calibration inputs, of which there were none "
+                f"{self.method.asked} chooses within max_error on calibration inputs, of which there were none "
                 "yet: call attir.calibrate(compiled, batches) first"
             )
 
@@ -134,7 +134,7 @@ class Calibration:
         for site in self.sites.values():
             site.leave()
         told = self.method.choose(reached, self.max_error, evaluate) if reached else [NOTHING_REACHED]
-        self.lines[:] = [f"{self.method.option}='auto': {line}" for line in told]
+        self.lines[:] = [f"{self.method.asked}: {line}" for line in told]
 
 
 NOTHING_REACHED = "no attention ran on the calibration inputs, so there is nothing to choose: all stays exact"

@@ -49,6 +49,7 @@ class Options:
     `quantize` is how every site's q, k and v are put in few bits, which is lossy: the name of a scheme
     ("int8", "fp8", "kv8", "kv_fp8", "kv7" to "kv1"), one from `attir.quantization.scheme(...)`, or "auto", which
     `attir.calibrate` chooses for each site so that the relative L2 error of the model's outputs is within `max_error`.
+    A scheme with `max_error` is calibrated too: as many sites take it as the budget lets.
     """
 
     backend: str = "auto"
@@ -95,7 +96,10 @@ class Options:
     @property
     def auto(self) -> str:
         """Which option calibration chooses; empty where none."""
-        return next((name for name in AUTOS if self._is_auto(name)), "")
+        from .schemes import Scheme
+
+        budgeted = self.max_error is not None and isinstance(self.quantize, Scheme)
+        return next((name for name in AUTOS if self._is_auto(name)), "quantize" if budgeted else "")
 
     def _is_auto(self, name: str) -> bool:
         value = getattr(self, name)
@@ -113,7 +117,7 @@ class Options:
             raise error(f"max_error must be a positive relative error, but is {value!r}")
         if not self.auto:
             autos = " or ".join(f"{name}='{AUTO}'" for name in AUTOS)
-            raise error(f"max_error={value} is a budget for {autos}, but neither is asked for")
+            raise error(f"max_error={value} is a budget for {autos}, or for a scheme, but none is asked for")
         if all(map(self._is_auto, AUTOS)):
             raise error(f"{' and '.join(AUTOS)} cannot both be '{AUTO}': there is one max_error; expected one of them")
         if self.auto == "sparsity" and self.quantize is not None:

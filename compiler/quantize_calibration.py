@@ -55,11 +55,20 @@ def precision_of(scheme: Scheme) -> Precision:
 
 @dataclass(frozen=True)
 class QuantizeChoice:
-    """The method of `quantize="auto"`: `schemes` by name, and how many assignments are evaluated at most."""
+    """The method of `quantize="auto"`: `schemes` by name, and how many assignments are evaluated at most.
+
+    Where one scheme was `asked` for by name, as many sites take it as the budget lets, faster or not.
+    """
 
     schemes: Mapping[str, Any] = field(default_factory=standard_schemes)
     most: int = EVALUATIONS
-    option: str = "quantize"
+    asked: str = "quantize='auto'"
+    always: bool = False
+
+    @staticmethod
+    def of(scheme: Scheme) -> QuantizeChoice:
+        """The choice between a scheme and nothing."""
+        return QuantizeChoice({scheme.name: scheme}, asked=f"quantize={scheme.name!r}", always=True)
 
     def candidates(self, tools: Tools) -> Candidates:
         return QuantizeCandidates(self.schemes, tools)
@@ -80,7 +89,7 @@ class QuantizeChoice:
             take(assignment)
             return evaluate()
 
-        options = [[Option(t.error if i else 0.0, t.predicted) for i, t in enumerate(s.trials.values())] for s in sites]
+        options = [self._options(site) for site in sites]
         found = search(options, AIM * budget, error_of, self.most)
         trials = take(found.assignment)
         aim = f"max_error {budget:g}, of which calibration spends {AIM * budget:g} at most"
@@ -88,9 +97,18 @@ class QuantizeChoice:
             return [f"all sites stay exact: two exact runs of one batch differ by {found.noise:.3g} already; {aim}"]
         chosen = [known[number] for known, number in zip(names, found.assignment, strict=True) if number]
         if not chosen:
-            return [f"all {len(sites)} sites stay exact: nothing that is predicted to be faster fits; {aim}"]
+            which = "it fits none of them" if self.always else "nothing that is predicted to be faster fits"
+            return [f"all {len(sites)} sites stay exact: {which}; {aim}"]
         counts = ", ".join(f"{chosen.count(name)} {name}" for name in dict.fromkeys(chosen))
         return [f"{len(chosen)} of {len(sites)} sites are not exact ({counts}); {aim}", *_told(found, trials)]
+
+    def _options(self, site: SiteCalibration) -> list[Option]:
+        """Error and time of exact attention, then of each scheme."""
+        exact, *others = site.trials.values()
+        times = [0.5 * exact.predicted if self.always else t.predicted for t in others]
+        return [
+            Option(0.0, exact.predicted), *(Option(t.error, time) for t, time in zip(others, times, strict=True))
+        ]  # fmt: skip
 
 
 def _table(site: SiteCalibration, taken: str) -> list[str]:

@@ -102,6 +102,27 @@ def taken(report: Report) -> list[str]:
     return [line.split("takes ")[1].split(" (")[0] if "takes" in line else "exact" for line in first]
 
 
+# --- a scheme with a budget
+
+
+@torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+def test_a_scheme_by_name_goes_to_as_many_sites_as_its_budget_lets() -> None:
+    q, k, v = problem()
+    wanted = exact(causal)(q, k, v)
+    torch._dynamo.reset()
+    run = attir.compile(causal, strict=True, quantize="kv6", max_error=0.2)
+    with pytest.raises(attir.CompileError, match=r"quantize='kv6' chooses within max_error .* call attir.calibrate"):
+        run(q, k, v)
+    report = attir.calibrate(run, [(q, k, v)])
+    # It is slower than exact attention, and was asked for all the same.
+    assert taken(report) == ["kv6"] and "quantize='kv6': 1 of 1 sites are not exact" in report.notes[0]
+    assert 1e-3 < error(run(q, k, v), wanted) < 0.2
+    strict = attir.compile(causal, strict=True, quantize="kv1", max_error=1e-4)
+    report = attir.calibrate(strict, [(q, k, v)])
+    assert taken(report) == ["exact"] and "all 1 sites stay exact: it fits none of them" in report.notes[0]
+    assert torch.equal(strict(q, k, v), wanted)
+
+
 # --- whole models
 
 

@@ -17,7 +17,7 @@ from attir.sparsity import select
         ({"backend": "foo"}, "unknown backend 'foo'; expected auto, native, triton, interpret"),
         ({"rest": "foo"}, "unknown rest 'foo'; expected eager, inductor"),
         ({"autotune": "top3"}, "autotune='top3' is not available yet"),
-        ({"max_error": 0.1}, "max_error=0.1 is a budget for sparsity='auto' or quantize='auto', but neither is asked"),
+        ({"max_error": 0.1}, "max_error=0.1 is a budget for sparsity='auto' or quantize='auto', or for a scheme"),
         ({"max_error": 0, "sparsity": "auto"}, "max_error must be a positive relative error, but is 0"),
         ({"max_error": float("nan"), "sparsity": "auto"}, "max_error must be a positive relative error, but is nan"),
         ({"sparsity": "auto"}, "sparsity='auto' needs max_error=, the relative L2 error that a site may have"),

@@ -123,7 +123,6 @@ def test_options_take_names_and_schemes() -> None:
         ({"quantize": "kv9"}, "unknown scheme 'kv9'"),
         ({"quantize": 4}, "unknown scheme 4"),
         ({"quantize": "kv4", "fuse_rows": "always"}, "q and k are quantised behind them"),
-        ({"quantize": "kv4", "max_error": 0.1}, "max_error=0.1 is a budget for"),
     ],
 )
 def test_options_that_cannot_be_followed(options: dict[str, Any], message: str) -> None:
