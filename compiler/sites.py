@@ -10,6 +10,7 @@ from ..ir.attributes import Attribute, Dim, FunctionType, StringAttr, Symbol, Te
 from ..ir.core import Block, Operation, Region, Value
 from ..ir.diagnostics import op_error
 from ..ir.dialects.attn import REGIONS, AttentionOp
+from ..ir.dialects.attn_storage import DequantizeOp
 from ..ir.dialects.builtin import ModuleOp
 from ..ir.dialects.func import FuncOp, ReturnOp
 from ..ir.location import UNKNOWN
@@ -66,12 +67,14 @@ def outline(op: Operation, name: str) -> Operation:
     """A module with one function `@name(q, k, v, captures...) -> (out[, lse])` that computes `op`.
 
     Batch, heads and lengths become the symbols B, H (K for key heads), M and N; sizes of captures
-    become symbols of their own unless they are 1; head dimensions stay constant. So one program
-    serves every batch size, head count and length. Raises CompileError where a head dimension is
-    not constant. `op` is left as it is.
+    become symbols of their own unless they are 1; head dimensions stay constant, and so does how many
+    scales a row of codes has. So one program serves every batch size, head count and length. Raises
+    CompileError where a head dimension is not constant. `op` is left as it is.
     """
     view = AttentionOp(op)
-    arguments = [*_operand_types(view), *(_capture_type(i, c) for i, c in enumerate(view.captures))]
+    scales = _scales(view)
+    captures = [_capture_type(i, c, i in scales) for i, c in enumerate(view.captures)]
+    arguments = [*_operand_types(view), *captures]
     names = ["q", "k", "v", *capture_names(view)]
     block = Block.with_arguments(arguments, names)
     inner = _retyped(view, block.arguments)
@@ -115,10 +118,22 @@ def _constant(op: AttentionOp, name: str, size: Dim) -> int:
     return size
 
 
-def _capture_type(number: int, capture: Value) -> TensorType:
+def _scales(op: AttentionOp) -> set[int]:
+    """Which captures are scales or zeros of operands in few bits."""
+    found: set[int] = set()
+    for name in OPERANDS:
+        region = op.region(name)
+        for read in region.walk() if not region.empty else ():
+            if (dequantize := DequantizeOp.match(read)) is not None:
+                inside = region.block.arguments[-len(op.captures) :]
+                found |= {inside.index(v) for v in dequantize.scales if v in inside}
+    return found
+
+
+def _capture_type(number: int, capture: Value, scales: bool) -> TensorType:
     assert isinstance(capture.type, TensorType)
     sizes = [1 if d == 1 else Symbol(f"c{number}_{axis}") for axis, d in enumerate(capture.type.shape)]
-    return capture.type.with_shape(*sizes)
+    return capture.type.with_shape(*sizes[:-1], capture.type.shape[-1]) if scales else capture.type.with_shape(*sizes)
 
 
 def _retyped(op: AttentionOp, arguments: Sequence[Value]) -> Operation:

@@ -16,7 +16,17 @@ from ...ir.diagnostics import op_error
 from ...ir.dialects.tile import BroadcastOp, GatherOp
 from .arithmetic import check_supported, constant_number, elementwise, held_element, scaled_exponent
 from .elementary import exp2_scaled
-from .memory import element_address, gather, load_element, read, row_address, row_part, stored_as, widened_type
+from .memory import (
+    element_address,
+    first_lanes,
+    gather,
+    load_element,
+    read,
+    row_address,
+    row_part,
+    stored_as,
+    widened_type,
+)
 from .runs import FLOATS, RUN, ColumnRun, read_runs, reads_runs
 from .state import FLOAT_DEGREE, State
 from .values import Buffer, Loaded, Spread, shape_of, together
@@ -156,17 +166,28 @@ def _evaluate(state: State, value: Value, step: Step) -> Spread:
         return _broadcast(state, BroadcastOp(op), step)
     if op.name == "tile.gather" and (found := _read_run(state, GatherOp(op), step)) is not None:
         return found
-    return compute(state, op, lambda v: evaluate(state, v, step) if is_tile(v) else state.scalar(v))
+    there = _lanes_there(state, step)
+    return compute(state, op, lambda v: evaluate(state, v, step) if is_tile(v) else state.scalar(v), there)
 
 
-def compute(state: State, op: Operation, resolve: Resolve) -> Spread:
-    """One elementwise op or gather; `resolve` gives its operands as they are where it is needed."""
+def _lanes_there(state: State, step: Step) -> int | None:
+    """How many lanes of a vector have columns that exist, where not all do."""
+    if step.count is None:
+        return None
+    return step.count * (1 if step.layout.along else state.rows)
+
+
+def compute(state: State, op: Operation, resolve: Resolve, there: int | None = None) -> Spread:
+    """One elementwise op or gather; `resolve` gives its operands as they are where it is needed.
+
+    Only `there` lanes, if that is given, stand for elements that exist.
+    """
     check_supported(op)
     w = state.w
     if op.name == "arith.constant":
         return w.constant(constant_number(op), held_element(op.result.type, 0))
     if op.name == "tile.gather":
-        return _gather(state, GatherOp(op), resolve)
+        return _gather(state, GatherOp(op), resolve, there)
     if op.dialect not in ELEMENTWISE:
         op_error(op, "cannot be computed on tiles by a kernel for CPUs")
     if (scaled := scaled_exponent(op)) is not None:
@@ -255,7 +276,7 @@ def _along_columns(state: State, value: Value, step: Step) -> Spread:
 
     if op.name == "tile.gather" and not state.wide and (found := _column_run(state, GatherOp(op), step)) is not None:
         return found
-    return compute(state, op, resolve)
+    return compute(state, op, resolve, _lanes_there(state, step))
 
 
 def _column_run(state: State, op: GatherOp, step: Step) -> Spread | None:
@@ -343,7 +364,7 @@ def rows_of(state: State, op: Operation) -> Spread:
 # --- elements of captured tensors
 
 
-def _gather(state: State, op: GatherOp, resolve: Resolve) -> Spread:
+def _gather(state: State, op: GatherOp, resolve: Resolve, there: int | None) -> Spread:
     """Scalar positions move the address, those in lanes become offsets from it."""
     w, view = state.w, state.view(op.source)
     w.source(op.operation.location)
@@ -352,15 +373,19 @@ def _gather(state: State, op: GatherOp, resolve: Resolve) -> Spread:
         return load_element(w, view, uniform, mask)
     address, truth = element_address(w, view, uniform), w.constant(1, "i1")
     operands: list[Spread] = [offsets, mask if mask is not None else truth]
-    return together(w, operands, [False, False], lambda xs: gather(w, address, *_in_lanes(state, xs), view.element))
+    return together(
+        w, operands, [False, False], lambda xs: gather(w, address, *_in_lanes(state, xs, there), view.element)
+    )
 
 
 def _lanes(mask: Ssa | None) -> int:
     return mask.lanes if mask is not None else 0
 
 
-def _in_lanes(state: State, xs: Sequence[Ssa]) -> tuple[Ssa, Ssa]:
+def _in_lanes(state: State, xs: Sequence[Ssa], there: int | None) -> tuple[Ssa, Ssa]:
     offsets, mask = (state.w.broadcast(x, state.lanes) for x in xs)
+    if there is not None:
+        mask = state.w.binary("arith.andi", mask, first_lanes(state.w, state.lanes, there))
     return offsets, mask
 
 

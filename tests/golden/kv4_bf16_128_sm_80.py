@@ -281,9 +281,9 @@ def attention(
 def launch(q, k, v, key_scale, key_zero, value_scale, value_zero, out, num_warps=8, num_stages=3):
     """Start the kernel.
 
-    q (B, H, M, 128), k (B, K, N, 64), v (B, K, N, 64), key_scale (c0_0, c0_1, c0_2, c0_3),
-    key_zero (c1_0, c1_1, c1_2, c1_3), value_scale (c2_0, c2_1, c2_2, c2_3), value_zero (c3_0,
-    c3_1, c3_2, c3_3), out (B, H, M, 128)
+    q (B, H, M, 128), k (B, K, N, 64), v (B, K, N, 64), key_scale (c0_0, c0_1, c0_2, 128),
+    key_zero (c1_0, c1_1, c1_2, 128), value_scale (c2_0, c2_1, c2_2, 2), value_zero (c3_0, c3_1,
+    c3_2, 2), out (B, H, M, 128)
     """
     H = q.shape[1]
     M = q.shape[2]

@@ -210,3 +210,12 @@ def test_zeros_far_from_zero_cost_no_digits(target: str) -> None:
     """Codes count from the middle, so that the sums of codes and of zeros do not cancel each other."""
     case = StoredCase(m=1, n=2048, d=64, heads=1, storages=kivi(4, 64))
     assert difference(case, target) < EXACT
+
+
+def test_nothing_behind_the_scales_is_read(target: str) -> None:
+    """Rows of 33 channels end inside a vector, and what lies behind the last scale is no number."""
+    case = StoredCase(m=1, n=71, d=33, heads=1, group=2, storages=kivi(4, 33))
+    q, k, v, *scales = case.stored(case.tensors())
+    behind = [torch.cat([x.flatten(), x.new_full((64,), float("nan"))])[: x.numel()].view(x.shape) for x in scales]
+    out, _ = NativeRunner(NativeKernels(case.module(), target))(q, k, v, tuple(behind), False)
+    assert out.isfinite().all()
