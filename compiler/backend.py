@@ -105,9 +105,7 @@ class Backend:
     def __post_init__(self) -> None:
         self.calibration = None
         if self.options.auto:
-            scheme = self.options.quantize
-            by_name = QuantizeChoice() if isinstance(scheme, str) else QuantizeChoice.of(scheme)
-            method = BlockChoice() if self.options.auto == "sparsity" else by_name
+            method = _method(self.options)
             self.calibration = Calibration(self.options.max_error or 0.0, method)
             self.report.notes = self.calibration.lines
 
@@ -165,6 +163,13 @@ class Backend:
         from torch._inductor.compile_fx import compile_fx
 
         return cast(Any, compile_fx)(gm, list(example_inputs))
+
+
+def _method(options: Options) -> BlockChoice | QuantizeChoice:
+    """How calibration chooses what is asked for."""
+    if options.auto == "sparsity":
+        return BlockChoice()
+    return QuantizeChoice() if isinstance(options.quantize, str) else QuantizeChoice.of(options.quantize)
 
 
 def _own_site_compiler() -> SiteCompiler:
