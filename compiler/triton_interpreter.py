@@ -164,8 +164,13 @@ def _mended_methods() -> dict[str, Callable[..., Any]]:
         single = x.data.astype(np.float32)
         return handle(float32_to_bfloat16(single), tl.bfloat16)
 
+    def get_bf16(value: float) -> Any:
+        """A number as bfloat16, which Triton 3.6 cannot make."""
+        return handle(float32_to_bfloat16(np.array([value], np.float32)), tl.bfloat16)
+
     return {
         "create_dot": create_dot, "binary_op": binary_op, "cast_impl": cast_impl, "create_fp_to_fp": create_fp_to_fp,
+        "get_bf16": get_bf16,
     }  # fmt: skip
 
 
