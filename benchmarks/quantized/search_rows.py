@@ -41,7 +41,8 @@ def _search(budget: float, length: int) -> Row:
     started = time.perf_counter()
     attir.calibrate(run, [{"input_ids": b} for b in batches[:BATCHES]])
     seconds = time.perf_counter() - started
-    worst = max(relative(run(input_ids=b).logits, model(input_ids=b).logits) for b in batches[BATCHES:])
+    exact = attir.compile(model)  # eager attention rounds in another order
+    worst = max(relative(run(input_ids=b).logits, exact(input_ids=b).logits) for b in batches[BATCHES:])
     taken = [line for site in attir.explain(run).sites for line in site.quantize[:1]]
     figures = {"seconds": seconds, "error on other inputs": worst, "budget": budget, "takes": "; ".join(taken)}
     held = seconds <= SECONDS and worst <= budget
