@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from ..ir.attributes import Attribute, Dim, FunctionType, StringAttr, Symbol, TensorType, f32
 from ..ir.core import Block, Operation, Region, Value
 from ..ir.diagnostics import op_error
-from ..ir.dialects.attn import REGIONS, AttentionOp
+from ..ir.dialects.attn import OPERANDS, REGIONS, AttentionOp
 from ..ir.dialects.attn_storage import DequantizeOp
 from ..ir.dialects.builtin import ModuleOp
 from ..ir.dialects.func import FuncOp, ReturnOp
@@ -21,9 +21,6 @@ from .report import Variant
 
 B, H, K, M, N, R = (Symbol(name) for name in "BHKMNR")
 """R counts the rows of bytes of values that are packed along tokens."""
-
-OPERANDS = ("query", "key", "value")
-"""The regions that read q, k and v."""
 
 
 Watcher: TypeAlias = Callable[[str, Sequence[tuple[str, str]], str], None]

@@ -9,7 +9,7 @@ from ..ir.attributes import StringAttr
 from ..ir.builder import Builder
 from ..ir.core import Operation, Region, Value
 from ..ir.diagnostics import error
-from ..ir.dialects.attn import AttentionOp
+from ..ir.dialects.attn import OPERANDS, AttentionOp
 from .absorb_output import OutputPath, output_path
 from .index_function import tensor_type
 from .manager import Pass, PassContext
@@ -19,7 +19,6 @@ from .score_regions import drop_unused_captures, tidy
 from .views import Views
 
 FUSE = ("auto", "always", "never")
-OPERANDS = ("query", "key", "value")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ OPERAND_4D = Constraint(
 )
 NORMALISERS = ("softmax", "max")
 POSITIONS: tuple[str, ...] = ("b", "h", "m", "n")
+OPERANDS = ("query", "key", "value")
+"""The regions that read q, k and v."""
 
 
 @dataclass(frozen=True)

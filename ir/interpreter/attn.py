@@ -7,16 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..diagnostics import op_error
-from ..dialects.attn import AttentionOp, QueryPositionsOp, RowSumOp
+from ..dialects.attn import OPERANDS, AttentionOp, QueryPositionsOp, RowSumOp
 from .attn_tokens import TOKEN_HANDLERS
 from .call import Array, Call, Handler
 from .quantize import QUANTIZE
 from .rounding import round_array
 from .select import SELECT
 from .storage import STORAGE
-
-OPERANDS = ("query", "key", "value")
-"""The regions that read q, k and v."""
 
 SCORES_AT_ONCE = 1 << 22
 """How many scores are held in memory; bounds the chunks, never the result."""
