@@ -17,13 +17,13 @@ import triton
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.kernel_cache import load_module
 from attir.compiler.kernels import build_kernel
 from attir.compiler.triton_calls import Steps
 from attir.compiler.triton_kernels import Choice, TritonKernels
 from attir.compiler.triton_runtime import TritonRunner
 from attir.ir.attributes import f16
-from benchmarks.attention_cases import Case, Shape
 from benchmarks.fake_driver import FakeGpu, FakeMachine, fake_driver
 
 CALLS, ROUNDS = 2000, 7

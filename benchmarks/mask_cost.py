@@ -26,6 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.kernels import compile_site
 from attir.compiler.native_calls import Tabled
 from attir.compiler.native_runtime import NativeRunner
@@ -34,7 +35,6 @@ from attir.ir.attributes import f32
 from attir.ir.dialects.attn import AttentionOp
 from attir.passes.count_tiles import count_tiles
 from attir.passes.mask_plan import MaskPlan
-from benchmarks.attention_cases import Case, Shape
 from benchmarks.cpu.machine import description
 from benchmarks.mask_families import FAMILIES, MaskCase
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from attir.compiler.attention_cases import Captures, Case, Element, Form, Position, Rule, Shape
 from attir.ir.attributes import Symbol, TensorType, i1, i32
 from attir.ir.core import Value
 from attir.ir.dialects import arith
 from attir.ir.dialects.math import AbsIOp
-
-from .attention_cases import Captures, Case, Element, Form, Position, Rule, Shape
 
 ROWS_OF_IMAGE = 2
 """An image is so many times as wide as the unit of the families."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..cost_model.problem import Sizes
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import Attribute, DictAttr, FloatAttr, IntegerAttr, StringAttr
 from ..ir.core import Operation
 from ..ir.diagnostics import op_error
@@ -15,7 +17,6 @@ from ..ir.printer import print_operation
 from ..passes.manager import Pass, PassContext
 from ..passes.pipeline import PassPipeline, RunSettings
 from ..passes.plan import planned_shared_memory
-from ..passes.schedule import Schedule
 from ..passes.tile_lists import TileLists, tile_lists
 from ..passes.tile_tables import TileTables, mask_plan
 from .pipelines import LOWER, schedule
@@ -57,13 +58,19 @@ class Lowered:
         return tuple("main" if name == main else name.removeprefix(f"{main}_") for name in names)
 
 
-def lower(module: Operation, target: str, rows: int = 0, wishes: tuple[tuple[str, int | str], ...] = ()) -> Lowered:
+def lower(
+    module: Operation,
+    target: str,
+    rows: int = 0,
+    wishes: tuple[tuple[str, int | str], ...] = (),
+    sizes: Sizes | None = None,
+) -> Lowered:
     """The kernels of an outlined attention (see `sites.outline`) on `target`.
 
     `target` is a device such as "sm_90" or "avx512", or "interpret"; `rows` is how many rows of
     queries share keys in a call, where kernels are made for few of them, else 0; `wishes` are fields
-    of the schedule, with values, that must be followed on a GPU. `module` is left as it is.
-    Raises CompileError where no kernel exists.
+    of the schedule, with values, that must be followed; `sizes` are those of a call, where they are known.
+    `module` is left as it is. Raises CompileError where no kernel exists.
     """
     module = module.clone()
     context, steps = PassContext(), list[tuple[str, str]]()
@@ -73,7 +80,7 @@ def lower(module: Operation, target: str, rows: int = 0, wishes: tuple[tuple[str
             steps.append((step.name, print_operation(result, locations=True)))
 
     settings = RunSettings(observe=observe)
-    PassPipeline(schedule(target, rows, wishes)).run(module, context, settings)
+    PassPipeline(schedule(target, rows, wishes, sizes)).run(module, context, settings)
     attention = next((AttentionOp(op) for op in module.walk() if AttentionOp.match(op)), None)
     if attention is None:
         op_error(module, "holds no attention to make a kernel of")

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..cost_model.cpus import CPUS
+from ..cost_model.schedule import Schedule
 from ..ir.core import Operation
-from ..passes.schedule import Schedule
 from .host_cpu import host_has_byte_dots
 from .lowering import Lowered, lower
 from .native_cache import COMPILED, DISK, MEMORY, load_kernels
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..codegen.mlir import NativeModule
+    from .kernels import Wishes
 
 DECODE_ROWS, FEW_ROWS, FEW_QUERIES = 8, 64, 32
 
@@ -96,11 +97,14 @@ class CpuKernel:
         return self.lowered.plan
 
 
-def emit_native(module: Operation, target: str, choice: Choice) -> CpuKernel:
-    """The kernel of an outlined attention for "avx512" or "avx2"; needs no such CPU and no LLVM."""
+def emit_native(module: Operation, target: str, choice: Choice, wishes: Wishes = ()) -> CpuKernel:
+    """The kernel of an outlined attention for "avx512" or "avx2"; needs no such CPU and no LLVM.
+
+    `wishes` are fields of the schedule, with values, that must be followed.
+    """
     from ..codegen.mlir import emit_module
 
-    lowered = lower(module, target, choice.rows)
+    lowered = lower(module, target, choice.rows, wishes)
     native = emit_module(lowered.kernels, unit_strides=choice.unit_strides, byte_dots=host_has_byte_dots(target))
     return CpuKernel(lowered, native, choice)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from ..cost_model.schedule import AS_MANY_AS_FIT
 from ..ir.diagnostics import error
-from ..passes.schedule import AS_MANY_AS_FIT
 from .dump import check_directory
 from .native_support import native_problem
 

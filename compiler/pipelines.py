@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..cost_model.problem import Sizes
 from ..passes.absorb_rows import AbsorbRows
 from ..passes.analyze_mask import AnalyzeMask
 from ..passes.canonicalize import Canonicalize
@@ -61,13 +62,15 @@ LOWER: tuple[Pass, ...] = (
 """From a scheduled attention to a kernel."""
 
 
-def schedule(target: str, rows: int = 0, wishes: tuple[tuple[str, int | str], ...] = ()) -> tuple[Pass, ...]:
+def schedule(
+    target: str, rows: int = 0, wishes: tuple[tuple[str, int | str], ...] = (), sizes: Sizes | None = None
+) -> tuple[Pass, ...]:
     """What decides how an attention runs on `target`, and leaves it an attention.
 
     `rows` is for how many pairs of query and head of a group it is made; 0 for any number. `wishes`
-    are fields of the schedule, with values, that must be followed.
+    are fields of the schedule, with values, that must be followed; `sizes` are those of a call, where they are known.
     """
-    plan = PlanAttention(target, rows, _texts(wishes))
+    plan = PlanAttention(target, rows, _texts(wishes), str(sizes or ""))
     return (AnalyzeMask(), plan, Canonicalize(), CommonSubexpressionElimination())
 
 

@@ -15,12 +15,12 @@ from typing import Literal
 import torch
 
 from ..codegen.triton import OffsetBound, TritonKernel
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import TensorType
 from ..ir.core import Operation
 from ..ir.diagnostics import error, op_error
 from ..ir.dialects.tile import KernelOp
 from ..passes.merge_splits import PARTS, gpu_split_count
-from ..passes.schedule import Schedule
 from ..passes.tile_lists import ORDER as LIST_ORDER
 from ..passes.tile_lists import WORK
 from ..passes.tile_tables import TABLE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import Attribute, FunctionType, IntegerAttr, StringAttr, TensorType, Type, index
 from ..ir.builder import Builder
 from ..ir.core import Block, Operation, Region, Value
@@ -12,7 +13,6 @@ from ..ir.dialects.tensor import DimOp
 from ..ir.dialects.tile import KernelOp, SliceOp
 from ..ir.location import Location
 from .dce import drop_dead_code
-from .schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
+from ..cost_model.schedule import ELEMENTS, FLOAT8, Schedule, warps_of
 from ..ir.attributes import (
     DenseArrayAttr,
     FloatType,
@@ -42,7 +43,6 @@ from .query_tiles import QueryTiles
 from .row_regions import KeyRows, OutputChange, RowPlace, RowRegion, output_change
 from .row_tiles import Place, RowPositions, RowTiles
 from .scaling import Scaling
-from .schedule import ELEMENTS, FLOAT8, Schedule, warps_of
 from .sink_start import sink_start
 from .softmax_loop import Carried, SoftmaxLoop, not_pipelined, piece_name, starts
 from .softmax_results import log_sum, one_where_zero, store_out

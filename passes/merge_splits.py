@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ..cost_model.devices import INTERPRETER, device_named
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import DenseArrayAttr, IntegerAttr, Symbol, TensorType, f32, index
 from ..ir.builder import Builder
 from ..ir.core import Block, Operation, Region, Value
@@ -21,7 +22,6 @@ from .kernel_frame import KernelFrame, part_of, size_of, width_of
 from .masking import FULL, MINUS_INFINITY
 from .row_regions import RowPlace, RowRegion, output_change
 from .scaling import LOG2_E
-from .schedule import Schedule
 from .softmax_loop import exp2, finite_or_zero, piece_name, starts
 from .softmax_results import log_sum, one_where_zero, store_out
 from .tile_builder import ROWS, IndexMath, Tile, TileBuilder

@@ -9,6 +9,7 @@ from typing import ClassVar
 from ..cost_model.cpus import CPUS, Cpu
 from ..cost_model.devices import DEVICES, INTERPRETER, device_named
 from ..cost_model.resources import AttentionShape, TileConfig, shared_memory
+from ..cost_model.schedule import ELEMENTS, FLOAT8, Schedule
 from ..ir.attributes import FloatType, IndexType, IntegerType, TensorType, Type
 from ..ir.core import Operation
 from ..ir.diagnostics import error, op_error
@@ -21,12 +22,14 @@ from .mask_plan import MaskPlan
 from .mask_structure import MaskStructure
 from .plan_cpu import EDGE_KEYS, MaskWork, cpu_schedule
 from .plan_gpu import GpuPlanner, Wish, as_scheduled
-from .schedule import ELEMENTS, FLOAT8, Schedule
 from .stored_rows import stored_rows
 from .stored_tiles import StoredOperands
 from .tile_builder import COLUMNS, ROWS
 from .tile_regions import element_loads
 from .tile_tables import mask_plan
+
+CPU_CHOICES = ("block_m", "block_n", "columns", "edge_n", "lists", "split", "folded")
+"""What can be chosen for kernels on CPUs."""
 
 LONG, SCALE_BYTES = 1024, 4
 """Tokens over which bytes of stored keys are averaged, and the bytes of a scale."""
@@ -38,21 +41,21 @@ class PlanAttention(Pass):
 
     `rows` asks for a kernel for that many pairs of a query and a head of its group, as decoding has
     them, which splits the keys; 0 for a kernel for any number. `wishes` are fields of the schedule
-    that must be followed: `block_m=128`.
+    that must be followed: `block_m=128`. `sizes` are those of the call to plan for, as `Sizes` writes them; where they
+    are not given, typical ones are taken.
     """
 
     name: ClassVar[str] = "plan"
     target: str = "sm_90"
     rows: int = 0
     wishes: tuple[str, ...] = ()
+    sizes: str = ""
 
     def run(self, module: Operation, ctx: PassContext) -> None:
         cpu = CPUS.get(self.target)
         device = None if cpu is not None or self.target == INTERPRETER else device_named(self.target)
         if self.rows < 0:
             raise error(f"rows must not be negative, but there are {self.rows}")
-        if self.wishes and cpu is not None:
-            raise error(f"'{self.target}' is a CPU, for whose kernels nothing can be chosen, but {self.wishes[0]} is")
         wishes = tuple(map(_wish, self.wishes))
         for operation in module.walk():
             if (attention := AttentionOp.match(operation)) is not None:
@@ -60,7 +63,7 @@ class PlanAttention(Pass):
                 rows = 0 if attention.normaliser.value == "max" else self.rows
                 shape = attention_shape(attention, padded=cpu is None, few_rows=bool(rows))
                 if cpu is not None:
-                    schedule = _choose_native(attention, shape, cpu, rows)
+                    schedule = _choose_native(attention, shape, cpu, rows, wishes)
                 else:
                     schedule = GpuPlanner(attention, shape, device, rows, wishes).schedule()
                 attention.schedule = schedule.to_attr()
@@ -131,14 +134,29 @@ def _element_bytes(element: Type) -> int:
     return max(1, element.width // 8)
 
 
-def _choose_native(attention: AttentionOp, shape: AttentionShape, cpu: Cpu, rows: int) -> Schedule:
+def _choose_native(
+    attention: AttentionOp, shape: AttentionShape, cpu: Cpu, rows: int, wishes: tuple[Wish, ...] = ()
+) -> Schedule:
+    wanted = _cpu_wishes(wishes)
     schedule = cpu_schedule(cpu, as_stored(attention, shape), rows, _mask_work(attention))
     if isinstance(schedule, str):
         op_error(
             attention.operation,
             f"no tile sizes fit {cpu.name}: head dimensions {shape.key_width} and {shape.value_width} need {schedule}",
         )
-    return schedule
+    return replace(schedule, **wanted, reason="as asked") if wanted else schedule
+
+
+def _cpu_wishes(wishes: tuple[Wish, ...]) -> dict[str, int]:
+    """Fields of a CPU's schedule with numbers; CompileError on others."""
+    found: dict[str, int] = {}
+    for name, value in wishes:
+        if name not in CPU_CHOICES:
+            raise error(f"a kernel for a CPU has no option '{name}'; expected {', '.join(CPU_CHOICES)}")
+        if not isinstance(value, int):
+            raise error(f"option '{name}' of a kernel for a CPU must be a number, but is {value!r}")
+        found[name] = value
+    return found
 
 
 def as_stored(attention: AttentionOp, shape: AttentionShape) -> AttentionShape:

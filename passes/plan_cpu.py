@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ..cost_model.cpus import Cpu
 from ..cost_model.resources import AttentionShape
-from .schedule import Schedule
+from ..cost_model.schedule import Schedule
 
 if TYPE_CHECKING:
     from .live_keys import LiveKeys, RowsTried

@@ -19,6 +19,7 @@ from ..cost_model.resources import (
     shared_memory,
 )
 from ..cost_model.roofline import cycles_per_key, cycles_per_score, tile_cycles, wanted_stages
+from ..cost_model.schedule import AS_MANY_AS_FIT, Schedule, warps_of
 from ..ir.diagnostics import error, op_error
 from ..ir.dialects.attn import AttentionOp
 from ..ir.dialects.tile import DESCRIPTORS
@@ -26,7 +27,6 @@ from ..ir.storage import BYTE
 from .known_orders import KnownOrder
 from .mask_plan import MaskPlan
 from .position_forms import M, N
-from .schedule import AS_MANY_AS_FIT, Schedule, warps_of
 from .specialise import cannot_specialise
 from .stored_tiles import StoredOperands, lies_as_read, values_by_column
 

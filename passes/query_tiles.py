@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import Attribute, DenseArrayAttr, TensorType, UnitAttr
 from ..ir.builder import Builder
 from ..ir.core import Value
@@ -12,7 +13,6 @@ from ..ir.dialects.arith import MulFOp, NegFOp
 from ..ir.dialects.tile import LoadOp
 from .row_regions import RowPlace, RowRegion, tiles_like
 from .scaling import Scaling
-from .schedule import Schedule
 from .softmax_loop import piece_name, starts, widened
 from .stored_products import StoredProducts
 from .stored_rows import Load

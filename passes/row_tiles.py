@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import FloatType, IntegerAttr, IntegerType, TensorType, i64, index
 from ..ir.builder import Builder
 from ..ir.core import Value
@@ -12,7 +13,6 @@ from ..ir.dialects.arith import AddIOp, DivSIOp, IndexCastOp, MaxSIOp, MinSIOp, 
 from ..ir.dialects.tile import GatherOp, GroupRowsOp, ProgramIdOp
 from .kernel_frame import part_of, size_of
 from .mask_structure import MaskStructure
-from .schedule import Schedule
 from .tile_builder import ROWS, IndexMath, Tile, TileBuilder
 
 L2_BYTES = 32 * 2**20

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import (
     Attribute,
     DenseArrayAttr,
@@ -42,7 +43,6 @@ from ..ir.dialects.tile import AnyOp, DotOp, LoadOp, ReduceOp, TransposeOp
 from .masking import FULL, MINUS_INFINITY, Masking, kept_scores, mask_tile
 from .row_regions import KeyRows, tiles_like
 from .scaling import Scaling
-from .schedule import Schedule
 from .stored_rows import Load, StoredKeys
 from .tile_builder import COLUMNS, ROWS, Tile, TileBuilder
 from .tile_regions import RegionPositions, TileRegion

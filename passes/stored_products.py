@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import Type, f16, f32, i8, is_float8
 from ..ir.builder import Builder
 from ..ir.core import Value
@@ -14,7 +15,6 @@ from .mask_structure import MaskStructure
 from .row_regions import RowPlace, tiles_like
 from .row_tiles import Place, RowPositions
 from .scaling import FLOAT8_WEIGHT_BITS, Scaling
-from .schedule import Schedule
 from .softmax_loop import piece_name, starts
 from .stored_rows import Load, StoredKeys, StoredRows, converted, stored_rows, value_groups
 from .tile_builder import Tile, TileBuilder

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import DenseArrayAttr, IntegerAttr, StringAttr, Symbol, TensorType, i32, i64, index
 from ..ir.builder import Builder
 from ..ir.core import Block, Operation, Region, Value
@@ -27,7 +28,6 @@ from .mask_structure import MaskStructure
 from .masking import Masking
 from .position_forms import B, H, atoms_of
 from .row_tiles import Place, RowTiles
-from .schedule import Schedule
 from .softmax_loop import Carried, SoftmaxLoop
 from .tile_builder import IndexMath
 from .tile_math import ScalarMath

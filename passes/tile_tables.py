@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import DenseArrayAttr, IntegerAttr, IntegerType, Symbol, TensorType, i1, i32, index
 from ..ir.builder import Builder
 from ..ir.core import Block, Operation, Region, Value
@@ -37,7 +38,6 @@ from .kernel_frame import KernelFrame, part_of, size_of
 from .mask_plan import MaskPlan
 from .mask_structure import MaskStructure
 from .position_forms import LOAD_LIMIT, Atom, B, H, M, N
-from .schedule import Schedule
 from .tile_builder import ROWS, IndexMath, Tile, TileBuilder
 from .tile_regions import RegionPositions, emit_op
 

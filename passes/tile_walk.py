@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import TensorType
 from ..ir.builder import Builder
 from ..ir.core import Block, Value
@@ -19,7 +20,6 @@ from .key_pieces import aligned
 from .mask_plan import MaskPlan
 from .position_forms import Atom, B, H, M, N
 from .row_tiles import Place, RowTiles
-from .schedule import Schedule
 from .tile_builder import IndexMath
 from .tile_math import ScalarMath
 from .tile_tables import TileTables

@@ -11,6 +11,7 @@ from ..cost_model.cpus import CPUS
 from ..cost_model.devices import DEVICES
 from ..cost_model.resources import TileConfig
 from ..cost_model.roofline import cycles_per_score
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import FloatType
 from ..ir.diagnostics import error
 from ..ir.dialects.attn import AttentionOp
@@ -20,7 +21,6 @@ from .mask_forms import MaskForms
 from .plan import PlanAttention, attention_shape
 from .plan_cpu import Blocking, blocking_cycles
 from .plan_gpu import as_scheduled
-from .schedule import Schedule
 from .token_tiles import Boxes, BoxSearch, Work, work_of
 
 if TYPE_CHECKING:

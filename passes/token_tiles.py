@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cost_model.schedule import Schedule
 from ..ir.attributes import TensorType, i32
 from ..ir.core import Region, Value
 from ..ir.interpreter.attn_tokens import TokenOrder
@@ -19,7 +20,6 @@ from .count_tiles import CapturedMath
 from .grid_masks import Grid
 from .mask_forms import MaskForms
 from .position_forms import B, H, M, N
-from .schedule import Schedule
 from .tile_predicates import TileEvaluator
 from .token_regions import capture_order
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from attir.compiler.attention_cases import Case
 from attir.compiler.sass import Loop
 from attir.cost_model.devices import device_named
 from attir.ir.attributes import FloatType, bf16, f16, f32
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import Case
 from benchmarks.emitted.arithmetic import loop_arithmetic
 from benchmarks.emitted.compiled import Compiled, Pair, Wishes, bulk_loads, compiled, matrix_instructions
 from benchmarks.emitted.stored import stored_rows

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attir.codegen.triton import emit_kernel
+from attir.compiler.attention_cases import Case
 from attir.compiler.lowering import lower
 from attir.compiler.offline import OfflineKernel, compile_offline
 from attir.compiler.sass import Loop
@@ -18,7 +19,6 @@ from attir.ir.attributes import FloatType, IntegerType, TensorType, Type
 from attir.ir.core import Operation
 from attir.ir.dialects.scf import ForOp
 from attir.ir.dialects.tile import DotOp, LoadOp
-from benchmarks.attention_cases import Case
 
 Wishes = tuple[tuple[str, int | str], ...]
 MATRIX_BYTES = 32

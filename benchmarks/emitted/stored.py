@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from attir.compiler.attention_cases import Case
 from attir.compiler.prepare_site import prepare
 from attir.compiler.schemes import scheme
 from attir.ir.attributes import f16
 from attir.ir.core import Operation
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import Case
 from benchmarks.emitted.compiled import compiled
 from benchmarks.emitted.table import Row
 

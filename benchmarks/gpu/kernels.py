@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
+from attir.compiler.attention_cases import DTYPES, FORMS, Case, Shape
 from attir.compiler.kernels import INTERPRETER, current_gpu
 from attir.compiler.triton_kernels import TritonKernels
 from attir.compiler.triton_runtime import Interpreted, OnGpu, TritonRunner, machine
 from attir.cost_model.devices import DEVICES, Device
 from attir.cost_model.resources import TileConfig, refusal
 from attir.cost_model.roofline import cycles_per_key, cycles_per_score
+from attir.cost_model.schedule import AS_MANY_AS_FIT
 from attir.ir.attributes import bf16, f16, f32
 from attir.ir.dialects.attn import AttentionOp
 from attir.passes.plan import attention_shape
 from attir.passes.plan_gpu import TILE_FIELDS, candidates, decode_candidates
-from attir.passes.schedule import AS_MANY_AS_FIT
-from benchmarks.attention_cases import DTYPES, FORMS, Case, Shape
 from benchmarks.gpu.record import Checked
 
 ROUNDOFF = {f16: 2.0**-11, bf16: 2.0**-8, f32: 2.0**-24}

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attir.compiler.attention_cases import DTYPES, Case, Shape
 from attir.ir.attributes import bf16
-from benchmarks.attention_cases import DTYPES, Case, Shape
 
 LISTED_WINDOW = 40
 

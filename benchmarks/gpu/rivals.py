@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, flex_attention, sdpa_kernel
 
-from benchmarks.attention_cases import Case
+from attir.compiler.attention_cases import Case
 from benchmarks.gpu.bench import Bench, Call
 from benchmarks.gpu.problems import LISTED_WINDOW
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from attir.compiler.attention_cases import DTYPES, Case, Shape
 from attir.compiler.schemes import scheme
 from attir.ir.attributes import FloatType, bf16, f16, f32
-from benchmarks.attention_cases import DTYPES, Case, Shape
 from benchmarks.grouped import Row, Settings
 from benchmarks.structured_inputs import outlier_channels
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from attir.compiler.attention_cases import Case
 from attir.compiler.custom_op import Runner
 from attir.compiler.kernels import compile_site
 from attir.compiler.options import Options
@@ -15,7 +16,6 @@ from attir.compiler.schemes import Scheme
 from attir.compiler.site_program import ProgramRunner
 from attir.compiler.storage_math import dequantize
 from attir.ir.dialects.attn import AttentionOp
-from benchmarks.attention_cases import Case
 from benchmarks.cpu.measuring import Call
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

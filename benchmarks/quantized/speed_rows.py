@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.schemes import scheme
 from attir.ir.attributes import bf16, f32
-from benchmarks.attention_cases import Case, Shape
 from benchmarks.cpu.measuring import Call, interleaved
 from benchmarks.grouped import Row, Settings
 

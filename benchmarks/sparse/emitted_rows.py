@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
+from attir.compiler.attention_cases import Shape
 from attir.compiler.kernels import compile_site
 from attir.compiler.options import Options
 from attir.ir.attributes import f16, f32
-from benchmarks.attention_cases import Shape
 from benchmarks.emitted.compiled import compiled
 from benchmarks.mask_families import MaskCase
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from attir.compiler.attention_cases import Captures, Case, Element, Form, Position, Shape, window
 from attir.ir.attributes import Symbol, TensorType, i1, i32
 from attir.ir.core import Value
 from attir.ir.dialects import arith
 from attir.ir.dialects.math import AbsIOp
-from benchmarks.attention_cases import Captures, Case, Element, Form, Position, Shape, window
 
 GRID = "2-D"
 """How the names of masks begin that see the positions of a grid."""

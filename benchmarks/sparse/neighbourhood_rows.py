@@ -8,6 +8,7 @@ from math import prod
 
 import torch
 
+from attir.compiler.attention_cases import Form, Position, Shape
 from attir.compiler.kernels import compile_site
 from attir.compiler.mask_algebra import Mask
 from attir.compiler.mask_grids import neighborhood
@@ -17,11 +18,10 @@ from attir.compiler.options import Options
 from attir.compiler.prepare_site import Prepared, prepare
 from attir.compiler.site_program import ProgramRunner
 from attir.cost_model.neighborhood import Axis, BoxCount, count_boxes
+from attir.cost_model.schedule import Schedule
 from attir.ir.attributes import f32
 from attir.ir.dialects.attn_tokens import TokenOrderOp
 from attir.passes.permute_tokens import PermuteTokens
-from attir.passes.schedule import Schedule
-from benchmarks.attention_cases import Form, Position, Shape
 from benchmarks.cpu.measuring import Call, interleaved
 from benchmarks.cpu.rivals import flex_compiled
 

@@ -7,10 +7,10 @@ from typing import cast
 
 import torch
 
+from attir.compiler.attention_cases import Captures, Case
 from attir.compiler.kernels import compile_site
 from attir.compiler.native_runtime import NativeRunner
 from attir.compiler.options import Options
-from benchmarks.attention_cases import Captures, Case
 from benchmarks.cpu.measuring import Call
 from benchmarks.grouped import Row, Settings
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.kernels import compile_site
 from attir.compiler.key_summaries import KeySummary
 from attir.compiler.options import Options
@@ -19,7 +20,6 @@ from attir.ir.core import Operation
 from attir.ir.dialects.attn import SelectOp
 from attir.passes.manager import PassContext
 from attir.passes.sparsify import Sparsify
-from benchmarks.attention_cases import Case, Shape
 from benchmarks.cpu.measuring import Call, interleaved
 from benchmarks.structured_inputs import Recipe, recalls, structured
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch.nn.attention import flex_attention as flex
 
+from attir.compiler.attention_cases import Captures, Form, Shape
 from attir.compiler.native_kernels import Choice
 from attir.ir.attributes import bf16, f16, f32
-from benchmarks.attention_cases import Captures, Form, Shape
 from benchmarks.cpu.measuring import Call, interleaved
 from benchmarks.cpu.problems import Plain
 from benchmarks.cpu.rivals import flex_compiled

@@ -143,7 +143,8 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
     a row has that score instead, as where a model masks with a finite number: the row averages all values.
     Values may have no width: then the lse is all there is to compute. For those the normaliser may be `max`:
     the lse is then the largest score kept.
-    `structure` is what mask analysis proved, `schedule` what the planner chose, `tokens` which captures are
+    `structure` is what mask analysis proved, `schedule` what the planner chose, `decision` what it predicted and which
+    candidates came next, `tokens` which captures are
     coordinates of tokens in the order of some boxes (see `passes/known_orders.py`); where the result
     is `positions_first`, it lies in memory as (B, M, H, E). `rows` says in words which regions of rows
     were absorbed, and why.
@@ -158,6 +159,7 @@ class AttentionOp(Op, name="attn.attention", pure=True, isolated=True):
     structure = Hint(DictAttr)
     tokens = Hint(DictAttr)
     schedule = Hint(DictAttr)
+    decision = Hint(DictAttr)
     positions_first = Hint(UnitAttr)
     rows = Hint(StringAttr)
     score = Body(optional=True)

@@ -12,11 +12,11 @@ import torch
 from numeric.closeness import assert_agrees
 
 from attir.codegen.gluon import GluonKernel
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.gluon import WISHES, gluon_kernel, load_gluon
 from attir.compiler.lowering import lower
 from attir.compiler.sites import Runner
 from attir.ir.attributes import FloatType, bf16, f16
-from benchmarks.attention_cases import Case, Shape
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HOPPER, reason="needs a CUDA device of sm_90")]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import attir
-from benchmarks.attention_cases import Case, Shape
+from attir.compiler.attention_cases import Case, Shape
 from benchmarks.gpu.run import check, problems
 
 pytestmark = [

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import attir
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.kernels import compile_site
 from attir.compiler.options import Options
 from attir.compiler.triton_runtime import OnGpu, TritonRunner
 from attir.ir.attributes import f16
-from benchmarks.attention_cases import Case, Shape
 
 pytestmark = [
     pytest.mark.gpu,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.schemes import scheme
 from attir.ir.attributes import FloatType, bf16, f16
-from benchmarks.attention_cases import Case, Shape
 from benchmarks.quantized.programs import Program, exact, relative
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)

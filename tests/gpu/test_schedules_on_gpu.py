@@ -9,11 +9,11 @@ import torch
 from numeric.closeness import ROUNDOFF, assert_agrees, assert_within
 
 from attir.compiler import verified
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.kernels import compile_site
 from attir.compiler.options import Options
 from attir.compiler.sites import Runner
 from attir.ir.attributes import FloatType, bf16, f16
-from benchmarks.attention_cases import Case, Shape
 
 CAPABILITY = cast(Any, torch).cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
 

@@ -13,12 +13,12 @@ from math import sqrt
 import pytest
 import torch
 
+from attir.compiler.attention_cases import Captures, Case
 from attir.compiler.kernels import compile_site
 from attir.compiler.native_support import native_problem
 from attir.compiler.options import Options
 from attir.compiler.sites import Runner
 from attir.ir.attributes import bf16, f16, f32
-from benchmarks.attention_cases import Captures, Case
 
 ROUNDOFF = {f16: 2.0**-11, bf16: 2.0**-8, f32: 2.0**-24}
 FLOATS = (f32, f16, bf16)

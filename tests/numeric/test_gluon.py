@@ -15,13 +15,13 @@ from numeric.gluon_machine import Gluon
 from numeric.test_kernels import LAYOUTS
 
 from attir.codegen.gluon import GluonKernel
+from attir.compiler.attention_cases import FORMS, Case, Element, Form, Shape
 from attir.compiler.gluon import WISHES, gluon_kernel
 from attir.compiler.lowering import lower
 from attir.compiler.sites import Runner
 from attir.ir.attributes import FloatType, bf16, f16
 from attir.ir.core import Value
 from attir.ir.dialects.arith import SubIOp
-from benchmarks.attention_cases import FORMS, Case, Element, Form, Shape
 
 
 @cache

@@ -11,12 +11,12 @@ import pytest
 import torch
 from numeric.closeness import FLOATS, NATIVE, ROUNDOFF, assert_agrees, assert_within, error
 
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.kernels import compile_site
 from attir.compiler.options import Options
 from attir.compiler.sites import Runner
 from attir.ir.attributes import FloatType, bf16, f16, f32
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import Case, Shape
 
 KINDS: dict[str, dict[str, Any]] = {
     "host": {"descriptors": "host"},

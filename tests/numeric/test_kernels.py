@@ -13,10 +13,10 @@ from numeric.closeness import FLOATS, NATIVE, assert_close, error, runner_for
 
 from attir.codegen.triton import OffsetBound
 from attir.compiler import layouts
+from attir.compiler.attention_cases import FORMS, Case, Shape
 from attir.compiler.triton_runtime import check_offsets
 from attir.ir.attributes import FloatType, f16, f32
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import FORMS, Case, Shape
 
 
 @pytest.fixture(params=["interpret", pytest.param("native", marks=NATIVE)])

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from attir.cost_model.schedule import Schedule
 from attir.ir.attributes import (
     FloatAttr,
     FloatType,
@@ -47,7 +48,6 @@ from attir.ir.printer import print_operation
 from attir.passes.analyze_mask import AnalyzeMask
 from attir.passes.lower_attention import LowerAttention
 from attir.passes.manager import PassContext
-from attir.passes.schedule import Schedule
 from attir.passes.tile_lists import TileLists, tile_lists
 from attir.passes.tile_tables import TileTables, mask_plan
 

@@ -20,14 +20,14 @@ from numeric.test_lowering import Array, Case, causal, check, found_before, list
 from numeric.test_native_lowering import PREFILL, folded
 from property.mask_trees import CAPTURES, LENGTH, Captured, Tree, region_of, trees
 
+from attir.compiler.attention_cases import Shape
+from attir.cost_model.schedule import Schedule
 from attir.ir.attributes import FloatAttr, FloatType, Symbol, TensorType, Type, f32, i32
 from attir.ir.core import Block, Operation, Region, Value
 from attir.ir.dialects import arith
 from attir.ir.dialects.attn import AttentionOp
 from attir.ir.interpreter import interpret, machine
 from attir.ir.verifier import verify
-from attir.passes.schedule import Schedule
-from benchmarks.attention_cases import Shape
 from benchmarks.mask_families import FAMILIES, MaskCase
 
 BACKENDS = pytest.mark.parametrize("backend", ["interpret", pytest.param("native", marks=NATIVE)])

@@ -6,13 +6,13 @@ import pytest
 import torch
 from numeric.closeness import FLOATS, NATIVE, assert_agrees
 
+from attir.compiler.attention_cases import Shape
 from attir.compiler.kernels import compile_site
 from attir.compiler.layouts import Results
 from attir.compiler.native_calls import Listed, Tabled
 from attir.compiler.native_runtime import NativeRunner
 from attir.compiler.options import Options
 from attir.ir.attributes import FloatType, f32
-from benchmarks.attention_cases import Shape
 from benchmarks.mask_families import MaskCase
 
 pytestmark = NATIVE

@@ -30,13 +30,13 @@ from numeric.test_lowering import (
     window,
 )
 
+from attir.cost_model.schedule import Schedule
 from attir.ir.attributes import FloatType, IntegerAttr, TensorType, bf16, f16, f32, i1
 from attir.ir.core import Operation
 from attir.ir.dialects.scf import ForOp
 from attir.ir.dialects.tile import KernelOp, LoadOp
 from attir.ir.interpreter import interpret
 from attir.ir.verifier import verify
-from attir.passes.schedule import Schedule
 
 PREFILL = Schedule(12, 24, 1, 1, lanes=4, columns=4, edge_n=8, target="avx2")
 """Small tiles whose sizes are no powers of two, so that few rows and keys fill several."""

@@ -6,11 +6,11 @@ import pytest
 import torch
 from numeric.closeness import FLOATS, NATIVE, assert_agrees, assert_close, runner_for
 
+from attir.compiler import attention_cases
+from attir.compiler.attention_cases import FORMS, Case, Element, Form, Shape
 from attir.ir.attributes import FloatType, bf16, f16, f32
 from attir.ir.core import Value
 from attir.ir.dialects import arith
-from benchmarks import attention_cases
-from benchmarks.attention_cases import FORMS, Case, Element, Form, Shape
 
 pytestmark = NATIVE
 

@@ -12,8 +12,8 @@ import torch
 from numeric.closeness import FLOATS, NATIVE, assert_agrees, assert_close, runner_for
 
 from attir.compiler import native_runtime
+from attir.compiler.attention_cases import FORMS, Case, Shape
 from attir.ir.attributes import FloatType, bf16, f16, f32
-from benchmarks.attention_cases import FORMS, Case, Shape
 
 pytestmark = NATIVE
 

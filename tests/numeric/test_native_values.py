@@ -14,8 +14,8 @@ import torch.nn.functional as F  # noqa: N812  PyTorch's own abbreviation
 from numeric.closeness import FLOATS, NATIVE, assert_close, error, runner_for
 
 import attir
+from attir.compiler.attention_cases import DTYPES, Captures, Case, Shape
 from attir.ir.attributes import FloatType, bf16, f16, f32
-from benchmarks.attention_cases import DTYPES, Captures, Case, Shape
 
 pytestmark = NATIVE
 

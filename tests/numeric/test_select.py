@@ -9,6 +9,7 @@ import pytest
 import torch
 from unit.compiler.select_ops import Selecting, blockwise, select_of
 
+from attir.compiler.attention_cases import Shape
 from attir.compiler.block_scores import split_axis
 from attir.compiler.estimators import Grid, main_directions
 from attir.compiler.live_blocks import LiveBlocks, Sizes
@@ -19,7 +20,6 @@ from attir.ir.interpreter.select import Blocks, importances
 from attir.ir.parser import parse_module
 from attir.ir.printer import print_operation
 from attir.ir.verifier import verify
-from benchmarks.attention_cases import Shape
 
 Numbers = tuple[tuple[str, int | float | str], ...]
 

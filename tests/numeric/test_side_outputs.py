@@ -14,6 +14,7 @@ import pytest
 import torch
 from numeric.closeness import NATIVE, error
 
+from attir.compiler.attention_cases import FORMS, Captures, Case, Shape
 from attir.compiler.side_outputs import SideOutputs, Statistics, Wanted
 from attir.ir.attributes import FloatType, bf16, f16, f32
 from attir.ir.builder import Builder
@@ -26,7 +27,6 @@ from attir.ir.printer import print_operation
 from attir.ir.verifier import verify
 from attir.passes.manager import PassContext
 from attir.passes.side_outputs import COLUMN, ENTROPY, LARGEST, LSE, SIDE_OUTPUTS, SideOutput
-from benchmarks.attention_cases import FORMS, Captures, Case, Shape
 
 ALLOWED = {f32: 16 * 2.0**-24, f16: 1e-5, bf16: 1e-5}
 """Native kernels of halves take a polynomial for 2^x of a relative error of 2.8e-6, once for the lse and once more."""

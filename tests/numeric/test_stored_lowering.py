@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from attir.cost_model.schedule import Schedule
 from attir.ir.attributes import FloatType, bf16, f16, f32
 from attir.ir.core import Operation
 from attir.ir.diagnostics import CompileError
@@ -23,7 +24,6 @@ from attir.ir.verifier import verify
 from attir.passes.analyze_mask import AnalyzeMask
 from attir.passes.lower_attention import LowerAttention
 from attir.passes.manager import PassContext
-from attir.passes.schedule import Schedule
 
 from .stored_cases import StoredCase, integers
 

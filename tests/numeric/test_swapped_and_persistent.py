@@ -20,8 +20,11 @@ from numeric.test_rows import assert_close as assert_rows_close
 from numeric.test_sinks_and_weights import CASES as CHANGED
 
 from attir.compiler import lowering
+from attir.compiler.attention_cases import FORMS, Shape
+from attir.compiler.attention_cases import Case as Problem
 from attir.compiler.kernels import compile_site
 from attir.compiler.options import Options
+from attir.cost_model.schedule import Schedule
 from attir.ir.attributes import FloatType, IntegerAttr, UnitAttr, bf16, f16, f32
 from attir.ir.core import Operation
 from attir.ir.dialects.tile import KernelOp
@@ -33,10 +36,7 @@ from attir.passes.canonicalize import Canonicalize
 from attir.passes.lower_attention import LowerAttention
 from attir.passes.make_persistent import MakePersistent
 from attir.passes.manager import Pass, PassContext
-from attir.passes.schedule import Schedule
 from attir.passes.swap_operands import SwapOperands
-from benchmarks.attention_cases import FORMS, Shape
-from benchmarks.attention_cases import Case as Problem
 
 
 @dataclass(frozen=True)

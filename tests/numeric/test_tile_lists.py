@@ -21,6 +21,8 @@ from numeric.test_sinks_and_weights import Changed, dropped, of_row
 from property.mask_trees import CAPTURES, LENGTH, Captured, Tree, mask_of, region_of, trees
 
 import attir
+from attir.compiler.attention_cases import Case as SiteCase
+from attir.compiler.attention_cases import Shape
 from attir.compiler.kernels import build_kernel
 from attir.compiler.layouts import Layout, heaviest_first
 from attir.compiler.lowering import lower as lower_site
@@ -28,6 +30,7 @@ from attir.compiler.sites import Runner
 from attir.compiler.triton_calls import Call, Steps
 from attir.compiler.triton_runtime import Interpreted
 from attir.cost_model.cpus import CPUS
+from attir.cost_model.schedule import Schedule
 from attir.ir.attributes import FloatAttr, FloatType, bf16, f16, f32, i32
 from attir.ir.core import Operation, Region, Value
 from attir.ir.diagnostics import CompileError
@@ -38,11 +41,8 @@ from attir.ir.verifier import verify
 from attir.passes.count_tiles import CapturedMath
 from attir.passes.mask_plan import MaskPlan
 from attir.passes.position_forms import B, H, M, N
-from attir.passes.schedule import Schedule
 from attir.passes.tile_lists import CLASSES
 from attir.passes.tile_predicates import TileEvaluator
-from benchmarks.attention_cases import Case as SiteCase
-from benchmarks.attention_cases import Shape
 from benchmarks.mask_families import MaskCase
 
 LISTED = Schedule(16, 16, 4, 1, lists=1)

@@ -21,6 +21,8 @@ from numeric.test_lowering import Array, Case, Element, alibi
 from numeric.test_masked_tiles import Documents, counted
 from numeric.test_sinks_and_weights import Changed, dropped, of_row
 
+from attir.compiler.attention_cases import Case as SiteCase
+from attir.compiler.attention_cases import Shape
 from attir.compiler.kernels import compile_site
 from attir.compiler.mask_algebra import Mask
 from attir.compiler.mask_grids import neighborhood
@@ -29,6 +31,7 @@ from attir.compiler.options import Options
 from attir.compiler.prepare_site import prepare
 from attir.compiler.site_program import ProgramRunner, SiteProgram
 from attir.cost_model.neighborhood import Axis, count_boxes
+from attir.cost_model.schedule import Schedule
 from attir.ir.attributes import FloatType, f32, i32
 from attir.ir.builder import Builder
 from attir.ir.core import Operation, Region, Value
@@ -42,9 +45,6 @@ from attir.ir.verifier import verify
 from attir.passes.count_tiles import count_tiles
 from attir.passes.manager import PassContext
 from attir.passes.permute_tokens import PermuteTokens, grids_of_mask, permute
-from attir.passes.schedule import Schedule
-from benchmarks.attention_cases import Case as SiteCase
-from benchmarks.attention_cases import Shape
 
 EXACT = 1e-12
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.compiler.select_ops import live_of
 
+from attir.compiler.attention_cases import Shape
 from attir.compiler.block_scores import split_axis
 from attir.compiler.estimators import Estimator, Grid, Int4, LowRank, Pooled, Quest, in_four_bits, main_directions
 from attir.compiler.estimators_clusters import Centroids
 from attir.compiler.estimators_lines import Sampled
 from attir.compiler.key_summaries import KeySummary
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import Shape
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 BLOCK, ROWS = 16, 8

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from numeric.closeness import NATIVE, assert_agrees, runner_for
 from numeric.test_native_strides import LAYOUTS
 
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.sites import Runner
 from attir.ir.attributes import bf16, f16, f32
-from benchmarks.attention_cases import Case, Shape
 from benchmarks.mask_families import MaskCase
 
 pytestmark = NATIVE

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from attir.compiler.attention_cases import Case
 from attir.ir.attributes import bf16, f16, f32
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import Case
 from benchmarks.emitted import bars
 from benchmarks.emitted.arithmetic import library_operations, loop_arithmetic
 from benchmarks.emitted.compiled import Wishes, bulk_loads, compiled, matrix_instructions

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from attir.compiler.attention_cases import FORMS, Case, Shape
 from attir.compiler.lowering import lower
 from attir.compiler.triton_kernels import rows_for
+from attir.cost_model.schedule import AS_MANY_AS_FIT
 from attir.ir.attributes import bf16, f16, f32
-from attir.passes.schedule import AS_MANY_AS_FIT
-from benchmarks.attention_cases import FORMS, Case, Shape
 from benchmarks.gpu import kernels, rivals, speed, table
 from benchmarks.gpu.bench import MOST_COPIES, Bench, Budget, Call, copies_for, take_turns
 from benchmarks.gpu.layer import LayerSize

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.native_support import native_problem
 from attir.compiler.schemes import scheme
 from attir.ir.attributes import bf16, f32
 from benchmarks import quantization
-from benchmarks.attention_cases import Case, Shape
 from benchmarks.grouped import Settings
 from benchmarks.quantized import cache_rows, error_rows
 from benchmarks.quantized.programs import Program, exact, relative

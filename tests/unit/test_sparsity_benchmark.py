@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from attir.compiler.attention_cases import Shape
 from attir.compiler.native_support import native_problem
 from attir.ir.attributes import f32
 from benchmarks import sparsity
-from benchmarks.attention_cases import Shape
 from benchmarks.sparse import static_rows
 from benchmarks.sparse.masks import GRID, Fractions, SparseCase, block_table, static_masks
 from benchmarks.sparse.rows import Row, Settings

@@ -6,10 +6,10 @@ import math
 
 import torch
 
+from attir.compiler.attention_cases import Case
 from attir.compiler.select_blocks import select_blocks
 from attir.compiler.selection import select
 from attir.ir.attributes import f32
-from benchmarks.attention_cases import Case
 from benchmarks.sparse.rows import Settings
 from benchmarks.sparse.select_rows import decode, program, recall, select_of
 from benchmarks.structured_inputs import Recipe, outlier_channels, recalls, structured

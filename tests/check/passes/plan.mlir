@@ -10,7 +10,7 @@
 // RUN: not attir opt %s --passes="plan{target=avx2 rows=-1}" 2>&1 | filecheck %s --check-prefix=NEGATIVE
 // UNKNOWN: error: a kernel for a GPU has no option 'speed'; expected block_m, block_n,
 // POINTERS: cannot be loaded through tensor descriptors: sm_80 has no unit that copies tiles
-// CPU-WISH: error: 'avx2' is a CPU, for whose kernels nothing can be chosen, but swap=1 is
+// CPU-WISH: error: a kernel for a CPU has no option 'swap'; expected block_m, block_n, columns, edge_n, lists, split, folded
 // NEGATIVE: error: rows must not be negative, but there are -1
 
 "builtin.module"() ({

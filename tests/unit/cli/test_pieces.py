@@ -13,6 +13,7 @@ from unit.cli.command_line import Attir
 
 from attir.compiler import doctor
 from attir.compiler.agreement import compare, tensors_in
+from attir.compiler.attention_cases import Case
 from attir.compiler.host_cpu import host_name
 from attir.compiler.input_spec import InputSpec, dynamic_sizes, make_inputs, parse_input
 from attir.compiler.native_support import native_problem
@@ -21,7 +22,6 @@ from attir.compiler.target import load_target, parse_config
 from attir.compiler.without_running import kernels_for
 from attir.ir.attributes import f32
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import Case
 
 HEAVY = ("torch", "triton", "numpy", "transformers")
 EMPTY = '"builtin.module"() ({\n^bb0:\n}) : () -> ()\n'

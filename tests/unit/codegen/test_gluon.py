@@ -8,6 +8,7 @@ import re
 import pytest
 
 from attir.codegen.gluon import CONSUMER_REGISTERS, PRODUCER_REGISTERS, GluonKernel, emit_gluon
+from attir.compiler.attention_cases import Case
 from attir.compiler.gluon import (
     WISHES,
     compile_gluon_offline,
@@ -18,7 +19,6 @@ from attir.compiler.gluon import (
 from attir.compiler.lowering import lower
 from attir.ir.attributes import bf16, f16, f32
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import Case
 
 NO_GLUON = importlib.util.find_spec("triton.experimental.gluon") is None
 

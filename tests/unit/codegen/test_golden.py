@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from attir.compiler.attention_cases import Case
 from attir.compiler.kernels import build_kernel
 from attir.ir.attributes import bf16, f16, f32
-from benchmarks.attention_cases import Case
 from benchmarks.emitted.stored import StoredCase
 
 GOLDEN = Path(__file__).parents[2] / "golden"

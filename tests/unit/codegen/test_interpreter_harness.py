@@ -17,6 +17,7 @@ from triton.runtime.jit import JITFunction
 from unit.codegen.kernels import row_kernel, run
 
 from attir.compiler import triton_interpreter
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.kernel_cache import cache_directory, load_module, source_file
 from attir.compiler.kernels import compile_site
 from attir.compiler.options import Options
@@ -25,7 +26,6 @@ from attir.ir.builder import Builder
 from attir.ir.core import Value
 from attir.ir.diagnostics import CompileError
 from attir.ir.dialects import arith
-from benchmarks.attention_cases import Case, Shape
 
 
 def language() -> dict[str, object]:
@@ -104,7 +104,7 @@ def test_versions_that_do_not_go_together_are_named(monkeypatch: pytest.MonkeyPa
 
 def test_the_environment_variable_of_triton_changes_nothing() -> None:
     program = (
-        "import torch; from benchmarks.attention_cases import Case, Shape; from attir.ir.attributes import f32\n"
+        "import torch; from attir.compiler.attention_cases import Case, Shape; from attir.ir.attributes import f32\n"
         "from attir.compiler.kernels import compile_site; from attir.compiler.options import Options\n"
         "case = Case(f32, 16, form='softcap'); q, k, v, c = case.tensors(Shape(queries=5, keys=5))\n"
         "out, _ = compile_site(case.module(), Options(backend='interpret')).runner(q, k, v, c, True)\n"

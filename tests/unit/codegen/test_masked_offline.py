@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from attir.codegen.triton.layout import COLUMNS, wrapped
+from attir.compiler.attention_cases import Case
 from attir.compiler.kernels import build_kernel
 from attir.compiler.offline import compile_offline
 from attir.ir.attributes import FloatAttr, f16, f32
 from attir.ir.dialects.attn import AttentionOp
-from benchmarks.attention_cases import Case
 from benchmarks.mask_families import MaskCase
 
 LONG = MaskCase(f16, 64, unit=512, lse=False)

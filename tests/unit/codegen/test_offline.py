@@ -9,6 +9,7 @@ import torch
 from unit.codegen.kernels import row_kernel
 
 from attir.codegen.triton import emit_kernel
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.kernels import build_kernel, compile_site
 from attir.compiler.offline import compile_offline
 from attir.compiler.options import Options
@@ -19,7 +20,6 @@ from attir.ir.core import Value
 from attir.ir.diagnostics import CompileError
 from attir.ir.dialects import arith
 from attir.ir.dialects import math as math_dialect
-from benchmarks.attention_cases import Case, Shape
 
 FUNCTIONS = (
     math_dialect.ExpOp, math_dialect.Exp2Op, math_dialect.ExpM1Op, math_dialect.LogOp, math_dialect.Log2Op,

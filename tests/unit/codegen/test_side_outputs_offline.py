@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from attir.compiler.attention_cases import Case
 from attir.compiler.kernels import build_kernel
 from attir.compiler.offline import compile_offline
 from attir.ir.attributes import FloatType, bf16, f16
 from attir.passes.manager import PassContext
 from attir.passes.side_outputs import SIDE_OUTPUTS, SideOutput
-from benchmarks.attention_cases import Case
 
 
 @pytest.mark.slow

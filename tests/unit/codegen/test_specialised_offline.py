@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from attir.codegen.triton import emit_kernel
+from attir.compiler.attention_cases import Case
 from attir.compiler.lowering import lower
 from attir.compiler.offline import compile_offline
 from attir.ir.attributes import f16
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import Case
 
 SPECIALISED = (("specialised", 1),)
 

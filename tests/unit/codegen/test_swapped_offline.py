@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from attir.compiler.attention_cases import Case
 from attir.compiler.kernels import build_kernel
 from attir.compiler.offline import OfflineKernel, compile_offline
 from attir.ir.attributes import bf16, f16
-from benchmarks.attention_cases import Case
 
 
 def compiled(case: Case, **wishes: int | str) -> OfflineKernel:

@@ -1,4 +1,4 @@
-"""`attn.select` ops for tests, under the masks of `benchmarks.attention_cases`."""
+"""`attn.select` ops for tests, under the masks of `attir.compiler.attention_cases`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from attir.compiler.attention_cases import Captures, Case, Shape
 from attir.compiler.block_scores import split_axis
 from attir.compiler.live_blocks import Live, LiveBlocks, Sizes
 from attir.ir.attributes import (
@@ -26,7 +27,6 @@ from attir.ir.core import Block, Operation, Region
 from attir.ir.dialects.attn import AttentionOp, SelectOp
 from attir.ir.dialects.builtin import ModuleOp
 from attir.ir.dialects.func import FuncOp, ReturnOp
-from benchmarks.attention_cases import Captures, Case, Shape
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from numeric.closeness import assert_agrees
 
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.gluon_runtime import GluonRunner, gluon_site
 from attir.compiler.kernels import compile_site
 from attir.compiler.options import Options
 from attir.compiler.triton_runtime import TritonRunner, triton_site
 from attir.ir.attributes import f16
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import Case, Shape
 
 CASE = Case(f16, 64, form="causal")
 

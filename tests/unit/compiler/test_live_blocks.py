@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from property.mask_trees import CAPTURES, LENGTH, Captured, Tree, mask_of, region_of, trees
 from unit.compiler.select_ops import Selecting, attention_of, blockwise, live_of
 
+from attir.compiler.attention_cases import FORMS, Case, Shape
 from attir.compiler.block_scores import split_axis
 from attir.compiler.live_blocks import LiveBlocks, Sizes
-from benchmarks.attention_cases import FORMS, Case, Shape
 
 CPU = torch.device("cpu")
 

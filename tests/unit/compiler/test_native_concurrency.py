@@ -15,11 +15,11 @@ import torch.nn.functional as F  # noqa: N812  PyTorch's own abbreviation
 from numeric.closeness import NATIVE, runner_for
 
 import attir
+from attir.compiler.attention_cases import Captures, Case, Shape
 from attir.compiler.kernels import compile_site
 from attir.compiler.options import Options
 from attir.compiler.sites import CompiledSite, Runner
 from attir.ir.attributes import FloatType, bf16, f16, f32
-from benchmarks.attention_cases import Captures, Case, Shape
 
 pytestmark = NATIVE
 

@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from attir.compiler import native_calls, native_kernels
+from attir.compiler.attention_cases import Case
 from attir.compiler.lowering import Lowered
 from attir.compiler.native_kernels import Choice, CpuKernel, LoadedKernel, NativeKernels, rows_for
 from attir.compiler.native_runtime import NativeRunner
 from attir.compiler.report import Variant
 from attir.ir.attributes import f32
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import Case
 
 Run = Callable[[list[torch.Tensor]], None]
 INPUTS = (4, 4, 4)

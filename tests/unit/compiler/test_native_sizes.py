@@ -15,11 +15,11 @@ from torch import nn
 
 import attir
 from attir.compiler import native_cache, native_kernels
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.kernels import compile_site
 from attir.compiler.options import Options
 from attir.compiler.report import Report
 from attir.ir.attributes import f16, f32
-from benchmarks.attention_cases import Case, Shape
 
 pytestmark = NATIVE
 

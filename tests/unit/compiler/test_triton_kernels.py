@@ -8,6 +8,7 @@ import pytest
 import torch
 from numeric.closeness import assert_agrees
 
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.kernels import compile_site
 from attir.compiler.layouts import Layout
 from attir.compiler.options import Options
@@ -16,7 +17,6 @@ from attir.compiler.triton_runtime import Interpreted, TritonRunner
 from attir.ir.attributes import f16, f32
 from attir.ir.diagnostics import CompileError
 from attir.ir.dialects.func import FuncOp
-from benchmarks.attention_cases import Case, Shape
 from benchmarks.mask_families import MaskCase
 
 

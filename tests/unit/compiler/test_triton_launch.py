@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from attir.codegen.triton import TritonKernel
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.kernels import build_kernel
 from attir.compiler.layouts import Layout, heaviest_first
 from attir.compiler.triton_calls import Steps
@@ -21,7 +22,6 @@ from attir.compiler.triton_runtime import TritonRunner
 from attir.compiler.triton_workspace import workspace
 from attir.ir.attributes import FloatType, f16
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import Case, Shape
 from benchmarks.fake_driver import FUNCTION, STREAM, FakeDriver, FakeGpu, FakeMachine, Launched, TensorMap, fake_driver
 from benchmarks.mask_families import MaskCase
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from attir.compiler import verified
+from attir.compiler.attention_cases import Case
 from attir.compiler.outlined import OutlinedAttention
 from attir.compiler.verified import Verdict, check, machine_key, record, record_file, recorded, require, worthwhile
 from attir.compiler.verify_specialised import problem
 from attir.ir.attributes import f16
 from attir.ir.diagnostics import CompileError
-from benchmarks.attention_cases import Case
 
 
 @pytest.fixture(autouse=True)

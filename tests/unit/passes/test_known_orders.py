@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from oracle.real_parser import assert_accepted
 
+from attir.compiler.attention_cases import Case
 from attir.compiler.mask_grids import neighborhood
 from attir.compiler.prepare_site import prepare
 from attir.compiler.site_program import SiteProgram
+from attir.cost_model.schedule import Schedule
 from attir.ir.attributes import f32
 from attir.ir.core import Operation
 from attir.ir.dialects.attn import AttentionOp
@@ -19,8 +21,6 @@ from attir.passes.known_orders import KnownOrder
 from attir.passes.manager import PassContext
 from attir.passes.permute_tokens import PermuteTokens
 from attir.passes.plan import PlanAttention
-from attir.passes.schedule import Schedule
-from benchmarks.attention_cases import Case
 
 SIDE = 64
 

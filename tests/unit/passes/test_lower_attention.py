@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from attir.cost_model.schedule import Schedule
 from attir.ir.attributes import FloatType, FunctionType, StringAttr, Symbol, TensorType, f16, f32, f64
 from attir.ir.builder import Builder
 from attir.ir.core import Block, Operation, Region, Value
@@ -15,7 +16,6 @@ from attir.ir.dialects.func import FuncOp, ReturnOp
 from attir.ir.dialects.tile import KernelOp
 from attir.passes.lower_attention import LowerAttention
 from attir.passes.manager import PassContext
-from attir.passes.schedule import Schedule
 
 SCHEDULE = Schedule(32, 32, 4, 2)
 

@@ -7,8 +7,8 @@ from itertools import product
 import pytest
 
 from attir.cost_model.devices import INTERPRETER, device_named
+from attir.cost_model.schedule import Schedule
 from attir.passes.merge_splits import PRETENDED_MULTIPROCESSORS, gpu_split_count
-from attir.passes.schedule import Schedule
 
 H100 = Schedule(16, 128, 4, 2, split=1, target="sm_90")
 MULTIPROCESSORS = device_named("sm_90").multiprocessors

@@ -16,6 +16,7 @@ from attir.cost_model.resources import (
     shared_memory,
 )
 from attir.cost_model.roofline import cycles_per_score, tile_cycles
+from attir.cost_model.schedule import Schedule
 from attir.ir.attributes import FloatAttr, FloatType, Symbol, TensorType, bf16, f16, f32, f64, i1
 from attir.ir.builder import Builder
 from attir.ir.core import Block, Operation, Region
@@ -27,7 +28,6 @@ from attir.ir.dialects.tensor import ExtractOp
 from attir.passes.manager import PassContext
 from attir.passes.plan import PlanAttention, attention_shape
 from attir.passes.plan_gpu import live_tiles
-from attir.passes.schedule import Schedule
 from benchmarks.mask_families import MaskCase
 
 

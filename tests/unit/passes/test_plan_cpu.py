@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import pytest
 from unit.passes.test_plan import attention_in, module, plan
 
+from attir.compiler.attention_cases import Case, Form, window
 from attir.cost_model.cpus import CPUS, Cpu
 from attir.cost_model.devices import device_named
 from attir.cost_model.resources import AttentionShape
+from attir.cost_model.schedule import CPU_FIELDS, Schedule
 from attir.ir.attributes import DictAttr, FloatType, IntegerAttr, bf16, f16, f32
 from attir.ir.diagnostics import CompileError
 from attir.passes.live_keys import LiveKeys, RowsTried, Visits, keys_of_blocks
@@ -18,8 +20,6 @@ from attir.passes.manager import PassContext
 from attir.passes.mask_plan import MaskPlan
 from attir.passes.plan import PlanAttention
 from attir.passes.plan_cpu import SCRATCH_BYTES, Blocking, blocking_cycles, folded_rows, scratch_bytes
-from attir.passes.schedule import CPU_FIELDS, Schedule
-from benchmarks.attention_cases import Case, Form, window
 from benchmarks.mask_families import MaskCase
 
 AVX512, AVX2 = CPUS["avx512"], CPUS["avx2"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from attir.compiler.attention_cases import Case, Shape
 from attir.compiler.bases import bases, channel_mask, hadamard, key_basis, pair_scales, value_basis
 from attir.compiler.prepare_site import prepare
 from attir.compiler.schemes import Scheme, scheme
@@ -25,7 +26,6 @@ from attir.ir.verifier import verify
 from attir.passes.manager import PassContext
 from attir.passes.moved_scores import moves_with_scores
 from attir.passes.quantize import Quantize, entries_of, for_width, storage_of
-from benchmarks.attention_cases import Case, Shape
 
 SHAPE = Shape(2, 4, 2, 19, 26)
 WIDTH, VALUE_WIDTH = 12, 20

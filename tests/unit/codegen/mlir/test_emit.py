@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from attir.codegen.mlir import NativeModule, emit_module
+from attir.compiler.attention_cases import FORMS, Case
 from attir.compiler.lowering import lower
 from attir.ir.attributes import FloatType, bf16, f16, f32
 from attir.ir.diagnostics import CompileError
 from attir.ir.location import Location
-from benchmarks.attention_cases import FORMS, Case
 
 
 def emitted(case: Case, target: str = "avx512", rows: int = 0, unit_strides: bool = True) -> NativeModule:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attir.ir.attributes import (
+from ..ir.attributes import (
     FloatAttr,
     FloatType,
     FunctionType,
@@ -27,16 +27,16 @@ from attir.ir.attributes import (
     i32,
     is_float8,
 )
-from attir.ir.builder import Builder
-from attir.ir.core import Block, Operation, Region, Value
-from attir.ir.define import Op
-from attir.ir.dialects import arith
-from attir.ir.dialects.attn import AttentionOp, YieldOp, region_block
-from attir.ir.dialects.builtin import ModuleOp
-from attir.ir.dialects.func import FuncOp, ReturnOp
-from attir.ir.dialects.math import TanhOp
-from attir.ir.dialects.tensor import ExtractOp
-from attir.ir.location import UNKNOWN, Location
+from ..ir.builder import Builder
+from ..ir.core import Block, Operation, Region, Value
+from ..ir.define import Op
+from ..ir.dialects import arith
+from ..ir.dialects.attn import AttentionOp, YieldOp, region_block
+from ..ir.dialects.builtin import ModuleOp
+from ..ir.dialects.func import FuncOp, ReturnOp
+from ..ir.dialects.math import TanhOp
+from ..ir.dialects.tensor import ExtractOp
+from ..ir.location import UNKNOWN, Location
 
 DTYPES: Mapping[FloatType, torch.dtype] = {f16: torch.float16, bf16: torch.bfloat16, f32: torch.float32} | {
     FloatType("f8E4M3FN"): torch.float8_e4m3fn, FloatType("f8E5M2"): torch.float8_e5m2,
