@@ -15,10 +15,11 @@ from ..cost_model.schedule import Schedule
 from ..ir.attributes import FloatType
 from ..ir.diagnostics import error
 from ..ir.dialects.attn import AttentionOp
+from .attention_shape import attention_shape
 from .grid_masks import Grid
 from .manager import PassContext
 from .mask_forms import MaskForms
-from .plan import PlanAttention, attention_shape
+from .plan import PlanAttention
 from .plan_cpu import Blocking, blocking_cycles
 from .plan_gpu import as_scheduled
 from .token_tiles import Boxes, BoxSearch, Work, work_of

@@ -18,7 +18,7 @@ from attir.cost_model.roofline import cycles_per_key, cycles_per_score
 from attir.cost_model.schedule import AS_MANY_AS_FIT
 from attir.ir.attributes import bf16, f16, f32
 from attir.ir.dialects.attn import AttentionOp
-from attir.passes.plan import attention_shape
+from attir.passes.attention_shape import attention_shape
 from attir.passes.plan_gpu import TILE_FIELDS, candidates, decode_candidates
 from benchmarks.gpu.record import Checked
 

@@ -25,8 +25,9 @@ from attir.ir.dialects.arith import AddFOp, CmpIOp, FloorDivSIOp
 from attir.ir.dialects.attn import AttentionOp, YieldOp, region_block
 from attir.ir.dialects.builtin import ModuleOp
 from attir.ir.dialects.tensor import ExtractOp
+from attir.passes.attention_shape import attention_shape
 from attir.passes.manager import PassContext
-from attir.passes.plan import PlanAttention, attention_shape
+from attir.passes.plan import PlanAttention
 from attir.passes.plan_gpu import live_tiles
 from benchmarks.mask_families import MaskCase
 

@@ -1,0 +1,228 @@
+"""All candidates of one attention on one target, the fastest first by the cost model; compiles nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..cost_model.cpus import CPUS, Cpu, rates_for
+from ..cost_model.devices import DEVICES, INTERPRETER, Device, device_named
+from ..cost_model.learned import fallback_reason, learned_for
+from ..cost_model.prediction import ANALYTICAL, LEARNED, Estimate, Prediction
+from ..cost_model.problem import Problem, Sizes, Visits
+from ..cost_model.resources import AttentionShape
+from ..cost_model.schedule import Schedule
+from ..ir.attributes import Attribute, DictAttr, FloatAttr, IntegerAttr, StringAttr, f64
+from ..ir.diagnostics import error, op_error
+from ..ir.dialects.attn import AttentionOp
+from .attention_shape import as_stored, attention_shape, mask_work
+from .plan_cpu import cpu_candidates
+from .plan_gpu import Wish, gpu_candidates
+from .problem import problem_of
+
+CPU_CHOICES = ("block_m", "block_n", "columns", "edge_n", "lists", "split", "folded")
+"""What can be chosen for kernels on CPUs."""
+
+RUNNERS_UP = 2
+"""Candidates behind the first that are written down beside it."""
+
+TYPICAL = Sizes()
+"""What is taken of sizes that neither types nor a call tell."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One schedule, what the analytical model says of it term by term, and what is predicted in the end."""
+
+    schedule: Schedule
+    visits: Visits
+    estimate: Estimate
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The candidates that fit, best first; `note` says why a prediction is only analytical, if it is."""
+
+    problem: Problem
+    candidates: tuple[Candidate, ...]
+    note: str = ""
+
+    @property
+    def best(self) -> Candidate:
+        return self.candidates[0]
+
+    def decision(self) -> DictAttr:
+        """What was predicted for the first, and those that came next, for the IR."""
+        first = self.best.prediction
+        entries: dict[str, Attribute] = {
+            "sizes": StringAttr(str(self.problem.sizes)),
+            "source": StringAttr(first.source),
+            "predicted_us": _microseconds(first.seconds),
+            "analytical_us": _microseconds(first.analytical),
+            "spread": FloatAttr(_rounded(first.spread), f64),
+            "candidates": IntegerAttr(len(self.candidates)),
+        }
+        for place, other in enumerate(self.candidates[1 : 1 + RUNNERS_UP], 1):
+            entries[f"runner_up_{place}"] = StringAttr(difference(other.schedule, self.best.schedule))
+            entries[f"runner_up_{place}_us"] = _microseconds(other.prediction.seconds)
+        if self.note:
+            entries["note"] = StringAttr(self.note)
+        return DictAttr.of(entries)
+
+
+def rank(
+    attention: AttentionOp,
+    target: str,
+    rows: int = 0,
+    wishes: tuple[Wish, ...] = (),
+    sizes: Sizes | None = None,
+) -> Ranking:
+    """Every candidate for kernels of `attention` on `target`, best first; CompileError where there is none.
+
+    `rows` and `wishes` are those of the pass `plan`, `sizes` those of the call to plan for, typical ones if None.
+    """
+    cpu = CPUS.get(target)
+    shape = attention_shape(attention, padded=cpu is None, few_rows=bool(rows))
+    if cpu is None:
+        schedules = gpu_candidates(attention, shape, device_named(target), rows, wishes)
+    else:
+        schedules = cpu_schedules(attention, as_stored(attention, shape), cpu, rows, wishes)
+    return ranked(attention, schedules, target, problem_of(attention, sizes_of(attention, sizes), padded=cpu is None))
+
+
+def cpu_schedules(
+    attention: AttentionOp, shape: AttentionShape, cpu: Cpu, rows: int, wishes: tuple[Wish, ...]
+) -> list[Schedule]:
+    """The candidates for a CPU that follow the wishes; what no candidate has is tried all the same."""
+    found = cpu_candidates(cpu, shape, rows, mask_work(attention))
+    if isinstance(found, str):
+        op_error(
+            attention.operation,
+            f"no tile sizes fit {cpu.name}: head dimensions {shape.key_width} and {shape.value_width} need {found}",
+        )
+    wanted = _cpu_wishes(wishes)
+    if not wanted:
+        return found
+    asked = [replace(s, **wanted) for s in found]
+    kept = [s for s, wished in zip(found, asked, strict=True) if s == wished]
+    return kept or list(dict.fromkeys(replace(s, reason="as asked") for s in asked))
+
+
+def _cpu_wishes(wishes: tuple[Wish, ...]) -> dict[str, Any]:
+    """Fields of a CPU's schedule with numbers; CompileError on others."""
+    for name, value in wishes:
+        if name not in CPU_CHOICES:
+            raise error(f"a kernel for a CPU has no option '{name}'; expected {', '.join(CPU_CHOICES)}")
+        if not isinstance(value, int):
+            raise error(f"option '{name}' of a kernel for a CPU must be a number, but is {value!r}")
+    return dict(wishes)
+
+
+def ranked(attention: AttentionOp, schedules: Sequence[Schedule], target: str, problem: Problem) -> Ranking:
+    """Order `schedules`, which all fit `target`, by the predicted seconds of a call like `problem`.
+
+    The same schedules get the same order whatever theirs was.
+    """
+    from .visits import MaskVisits
+
+    visited = MaskVisits(attention, problem.sizes)
+    visits = [visited.at(schedule) for schedule in schedules]
+    estimates = [estimated(problem, s, v, target) for s, v in zip(schedules, visits, strict=True)]
+    predictions, note = _corrected(problem, schedules, visits, estimates, target)
+    rows = zip(schedules, visits, estimates, predictions, strict=True)
+    ordered = sorted((Candidate(*row) for row in rows), key=_order)
+    return Ranking(problem, tuple(ordered), note)
+
+
+def estimated(problem: Problem, schedule: Schedule, visits: Visits, target: str) -> Estimate:
+    """The analytical model's answer for `target`, a CPU or a GPU."""
+    place = _place(target)
+    if isinstance(place, Cpu):
+        from ..cost_model.cpu_time import cpu_estimate
+
+        return cpu_estimate(problem, schedule, visits, rates_for(place.name))
+    from ..cost_model.gpu_time import gpu_estimate
+
+    return gpu_estimate(problem, schedule, visits, place)
+
+
+def _place(target: str) -> Cpu | Device:
+    return CPUS[target] if target in CPUS else device_named(target)
+
+
+def _corrected(
+    problem: Problem,
+    schedules: Sequence[Schedule],
+    visits: Sequence[Visits],
+    estimates: Sequence[Estimate],
+    target: str,
+) -> tuple[list[Prediction], str]:
+    """The estimates as predictions, with what was learned where there is such a model for `target`."""
+    learned = learned_for(target)
+    if learned is None:
+        return [Prediction(e.seconds, e.seconds, 0.0, ANALYTICAL) for e in estimates], fallback_reason(target)
+    from ..cost_model.features import features_of
+
+    rows = [features_of(problem, *row) for row in zip(schedules, visits, estimates, strict=True)]
+    ratios, spreads = learned.correct(rows)
+    found = [
+        Prediction(e.seconds * math.exp(float(ratio)), e.seconds, float(spread), LEARNED)
+        for e, ratio, spread in zip(estimates, ratios, spreads, strict=True)
+    ]
+    return found, ""
+
+
+def _order(candidate: Candidate) -> tuple[float | int | str, ...]:
+    """By predicted time; what is equal by its fields, so that nothing depends on the order of enumeration."""
+    fields = vars(replace(candidate.schedule, reason="")).values()
+    return (candidate.prediction.seconds, *(str(x) for x in fields))
+
+
+def difference(schedule: Schedule, other: Schedule) -> str:
+    """The fields in which `schedule` differs from `other`, as `name=value`."""
+    found = {name: x for name, x in vars(schedule).items() if name != "reason" and x != getattr(other, name)}
+    return ", ".join(f"{name}={value}" for name, value in found.items())
+
+
+def sizes_of(attention: AttentionOp, given: Sizes | None = None) -> Sizes:
+    """The sizes of a call: those that types say, else `given`, else typical ones."""
+    base = given or TYPICAL
+    q, k, _ = attention.shapes
+    batch, heads, queries = (n if isinstance(n, int) else None for n in q.shape[:3])
+    keys = k.shape[2] if isinstance(k.shape[2], int) else None
+    heads = base.heads if heads is None else heads
+    group = max(1, attention.group.value)
+    if given is None and keys is None and queries is not None:
+        keys = queries
+    return Sizes(
+        base.batch if batch is None else batch,
+        max(heads, group),
+        max(1, heads // group),
+        base.queries if queries is None else queries,
+        base.keys if keys is None else keys,
+    )
+
+
+def has_times(target: str) -> bool:
+    """Whether anything is predicted for a target; the interpreter has no speed."""
+    return target != INTERPRETER and (target in CPUS or target in DEVICES)
+
+
+def _microseconds(seconds: float) -> FloatAttr:
+    return FloatAttr(_rounded(1e6 * seconds), f64)
+
+
+def _rounded(x: float) -> float:
+    """Four digits: more are noise, and texts of IR stay equal where results hardly differ."""
+    return float(f"{x:.4g}")
+
+
+def in_words(decision: Mapping[str, object]) -> str:
+    """A decision as a line for people."""
+    told = f"{decision['predicted_us']} us predicted ({decision['source']}"
+    if decision.get("source") == LEARNED:
+        told += f", {decision['analytical_us']} by the analytical model"
+    return f"{told}) for {decision['sizes']}, best of {decision['candidates']}"
