@@ -143,10 +143,10 @@ class Compilers:
 
         return counted
 
-    def _timed_kernel(self, module: Operation, options: Options, queries: int | None = None) -> CompiledSite:
+    def _timed_kernel(self, module: Operation, options: Options, call: Sizes | int | None = None) -> CompiledSite:
         started = clock()
         try:
-            return compile_site(module, options, queries)
+            return compile_site(module, options, call)
         finally:
             self.kernels += clock() - started
 

@@ -16,6 +16,7 @@ from ..ir.diagnostics import error
 from .backend import Backend, shared_report
 from .options import AUTO, AUTOS, Options
 from .report import Report
+from .tuning import SECONDS
 
 CallableT = TypeVar("CallableT", bound=Callable[..., Any])
 _torch_compile = cast("Callable[..., Any]", cast(Any, torch).compile)
@@ -38,6 +39,7 @@ def compile(
     cache: bool = ...,
     fuse_rows: str = ...,
     backend_options: Mapping[str, Any] | None = ...,
+    tune_seconds: float = ...,
 ) -> CallableT: ...
 @overload
 def compile(
@@ -55,6 +57,7 @@ def compile(
     cache: bool = ...,
     fuse_rows: str = ...,
     backend_options: Mapping[str, Any] | None = ...,
+    tune_seconds: float = ...,
 ) -> Callable[[CallableT], CallableT]: ...
 def compile(
     model: Any = None,
@@ -71,6 +74,7 @@ def compile(
     cache: bool = True,
     fuse_rows: str = "auto",
     backend_options: Mapping[str, Any] | None = None,
+    tune_seconds: float = SECONDS,
 ) -> Any:
     """Compile the attention in `model` when it is called, and run the rest as it is.
 
@@ -80,7 +84,8 @@ def compile(
     was not fused.
     """
     options = Options(
-        backend, rest, autotune, strict, max_error, sparsity, quantize, dynamic, dump, cache, fuse_rows, backend_options
+        backend, rest, autotune, strict, max_error, sparsity, quantize, dynamic, dump, cache, fuse_rows,
+        backend_options, tune_seconds,
     )  # fmt: skip
     if model is None:
         return partial(_compile, options=options)

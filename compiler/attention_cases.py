@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -124,6 +124,69 @@ def _causal() -> Form:
     return Form(lambda e: e.compare("sle", e.n, e.m), keep=lambda m, n, _: n <= m)
 
 
+def _prefix(length: int) -> Form:
+    """Each query sees the first `length` keys, itself and what is before it."""
+
+    def mask(e: Element) -> Value:
+        return e.binary(arith.OrIOp, e.compare("sle", e.n, e.m), e.compare("slt", e.n, length))
+
+    return Form(mask, keep=lambda m, n, _: (n <= m) | (n < length))
+
+
+def _sink_window(sinks: int, width: int) -> Form:
+    """Each query sees a window and the first keys of all."""
+
+    def mask(e: Element) -> Value:
+        recent = e.compare("sgt", e.n, e.binary(arith.SubIOp, e.m, width))
+        near = e.binary(arith.OrIOp, recent, e.compare("slt", e.n, sinks))
+        return e.binary(arith.AndIOp, e.compare("sle", e.n, e.m), near)
+
+    return Form(mask, keep=lambda m, n, _: (n <= m) & ((n > m - width) | (n < sinks)))
+
+
+def _local(reach: int) -> Form:
+    """Each query sees the keys up to `reach` before and after it."""
+
+    def mask(e: Element) -> Value:
+        distance = e.binary(arith.SubIOp, e.n, e.m)
+        return e.binary(arith.AndIOp, e.compare("sle", distance, reach), e.compare("sge", distance, -reach))
+
+    return Form(mask, keep=lambda m, n, _: (n - m).abs() <= reach)
+
+
+def _lengths() -> Form:
+    """Of each batch so many keys are there: half to all of them."""
+
+    def lengths(shape: Shape, generator: torch.Generator) -> Captures:
+        least = (shape.keys + 1) // 2
+        return (torch.randint(least, shape.keys + 1, (shape.batch,), generator=generator, dtype=torch.int32),)
+
+    def mask(e: Element) -> Value:
+        narrow = e.builder.create(arith.IndexCastOp, [e.n], [i32]).out
+        return e.compare("slt", narrow, e.load(0, e.b))
+
+    return Form(
+        mask,
+        keep=lambda m, n, c: (n < c[0][:, None, None])[:, None],
+        capture_types=(TensorType((Symbol("c0_0"),), i32),),
+        capture=lengths,
+    )
+
+
+def _relu() -> Form:
+    """max(s, 0)"""
+
+    def score(e: Element) -> Value:
+        return e.binary(arith.MaximumFOp, e.score, 0.0)
+
+    return Form(score=score, change=lambda s, m, n, _: torch.relu(s))
+
+
+def _tanh() -> Form:
+    """tanh(s)"""
+    return Form(score=lambda e: e.builder.unary(TanhOp, e.score), change=lambda s, m, n, _: torch.tanh(s))
+
+
 def _alibi() -> Form:
     """s + slope[h] (n - m)"""
 
@@ -230,6 +293,22 @@ FORMS: Mapping[str, Form] = {
     "documents": _documents(),
     "dropped": _dropped(),
 }
+"""One of each kind; all kernels are tested on all of them."""
+
+OTHER_FORMS: Mapping[str, Form] = {
+    "window128": window(128),
+    "window512": window(512),
+    "window1024": window(1024),
+    "prefix": _prefix(100),
+    "sink window": _sink_window(4, 256),
+    "local": _local(64),
+    "lengths": _lengths(),
+    "relu": _relu(),
+    "tanh": _tanh(),
+    "causal softcap": replace(_softcap(20.0), mask=_causal().mask, keep=_causal().keep),
+    "causal alibi": replace(_alibi(), mask=_causal().mask, keep=_causal().keep),
+}
+"""More of what models have, to measure."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +330,7 @@ class Case:
     @property
     def rule(self) -> Form:
         """What is special about it."""
-        return FORMS[self.form]
+        return FORMS[self.form] if self.form in FORMS else OTHER_FORMS[self.form]
 
     def module(self, name: str = "attention") -> Operation:
         """The program as an outlined site: one function around one `attn.attention`."""

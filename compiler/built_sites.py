@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..cost_model.problem import Sizes
 from ..ir.core import Operation
 from ..ir.dialects.attn import AttentionOp
 from ..passes.manager import Pass
@@ -25,7 +26,8 @@ class Outlined:
     """An attention as a program of its own, and what is known of it in its graph.
 
     `name` tells it from others, `queries` and `keys` are how many the first call brings, `same_lengths` says whether
-    there are always as many of both, and `positions_first` whether out shall lie in memory as (B, M, H, E).
+    there are always as many of both, and `positions_first` whether out shall lie in memory as (B, M, H, E). `sizes`
+    are all of the first call, where they are known.
     """
 
     module: Operation
@@ -34,6 +36,12 @@ class Outlined:
     keys: int | None = None
     same_lengths: bool = True
     positions_first: bool = False
+    sizes: Sizes | None = None
+
+    @property
+    def call(self) -> Sizes | int | None:
+        """What is known of the first call."""
+        return self.queries if self.sizes is None else self.sizes
 
     def restricted(self, mask: Mask) -> AttentionOp:
         """The attention under its own mask and `mask`."""
@@ -48,7 +56,9 @@ class Outlined:
         """
         attention, module = AttentionOp(op), outline(op, name)
         q, k, _ = attention.shapes
-        lengths = [n if isinstance(n := x.shape[2], int) else sizes.get(str(n)) for x in (q, k)]
+        found = [[n if isinstance(n, int) else sizes.get(str(n)) for n in x.shape[:3]] for x in (q, k)]
+        lengths = [size[2] for size in found]
+        every = [*found[0][:2], found[1][1], *lengths]
         return Outlined(
             module,
             (str(op.location), number, canonical_text(module)),
@@ -56,6 +66,7 @@ class Outlined:
             lengths[1],
             q.shape[2] is not None and q.shape[2] == k.shape[2],
             attention.positions_first is not None,
+            Sizes(*whole) if len(whole := [n for n in every if n]) == len(every) else None,
         )
 
 
@@ -100,7 +111,7 @@ class SiteBuilder:
         own = (self.calibration, site.name) if self.calibration is not None else ()
         bound = tuple(map(id, prepared.program.bound))
         text = canonical_text(prepared.program.module)
-        key = (text, self.options.backend, self.options.backend_options, self.compile_site, bound, own)
+        key = (text, *self._how, bound, own)
         if key not in _built or not self.options.cache:
             _built[key] = self._build(prepared, site)
         return _built[key]
@@ -130,23 +141,29 @@ class SiteBuilder:
             _prepared[key] = prepare(site.module, sparsity, passes, same_lengths=site.same_lengths, quantize=quantize)
         return _prepared[key]
 
-    def _compiled(self, module: Operation, queries: int | None) -> CompiledSite:
+    @property
+    def _how(self) -> tuple[object, ...]:
+        """What kernels of equal programs may differ in."""
+        options = self.options
+        return options.backend, options.backend_options, options.tuning, self.compile_site
+
+    def _compiled(self, module: Operation, call: Sizes | int | None) -> CompiledSite:
         """The kernel for an outlined attention; where calibration tells equal sites apart, they share it still."""
-        key = (canonical_text(module), self.options.backend, self.options.backend_options, self.compile_site)
+        key = (canonical_text(module), *self._how)
         if key not in _compiled or not self.options.cache:
-            _compiled[key] = self.compile_site(module, self.options, queries)
+            _compiled[key] = self.compile_site(module, self.options, call)
         return _compiled[key]
 
     def _build(self, prepared: Prepared, outlined: Outlined) -> BuiltSite:
         program = prepared.program
-        compiled = self._compiled(program.kernel(), outlined.queries)
+        compiled = self._compiled(program.kernel(), outlined.call)
         runner = compiled.runner if program.alone else ProgramRunner(program, compiled.runner)
         if self.calibration is None:
             return BuiltSite(compiled, runner, prepared)
         tools = Tools(
             program,
             lambda choice: self._prepared(outlined, choice).program,
-            lambda module: self._compiled(module, outlined.queries).runner,
+            lambda module: self._compiled(module, outlined.call).runner,
             runner,
             target_of(self.options.backend),
         )

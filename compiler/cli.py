@@ -15,6 +15,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "explain": ("explain_command", "say what happens to each attention of a model, and why"),
     "mask": ("mask_command", "say and draw what a mask keeps"),
     "opt": ("opt", "run passes on IR text"),
+    "cache": ("cache_command", "look at what was planned, measured and compiled before; carry it, check it, delete it"),
+    "tune": ("tune_command", "measure kernels of a model on this machine, and keep the best"),
     "doctor": ("doctor", "say what is installed and what works here"),
 }
 """Each command, the module of this room whose `run` it is, and its help."""

@@ -28,13 +28,14 @@ from .head_dims import specialise_head_dims
 from .kv_cached_attention import AS_STORED, made_as_numbers, obstacle, take_update, update_of
 from .options import Options
 from .pipelines import preparing, raising
-from .places import Place, place_for, target_of, warn_once
+from .places import Place, place_for, target_of
 from .refusals import ATTENTION_OPS, refusal
 from .report import GraphReport, Report, SiteReport, location_text
 from .site_program import SiteProgram
 from .sites import CompiledSite, SiteCompiler, canonical_text, capture_names, ir_hash
 from .tile_report import tiles_in_words
 from .torch_types import example_of, symbol_text
+from .warn_once import warn_once
 
 
 @dataclass

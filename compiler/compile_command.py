@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .backend import Backend
     from .native_offline import OfflineNative
     from .offline import OfflineKernel
+    from .sites import SiteCompiler
 
     Offline: TypeAlias = OfflineKernel | OfflineNative
 
@@ -57,6 +58,7 @@ def run(argv: Sequence[str]) -> int:
     add("--emit", choices=(*STAGES, *ASSEMBLIES), metavar="STAGE", help=f"print {', '.join((*STAGES, *ASSEMBLIES))}")
     add("--output", "-o", metavar="FILE", help="write what --emit shows to a file")
     add("--check", action="store_true", help="run the result and compare it with eager PyTorch")
+    add("--autotune", default="off", metavar="HOW", help="choose kernels by measuring: top3, top8, full; with --check")
     for moment in ("before", "after"):
         add(f"--print-ir-{moment}", action="append", nargs="?", const=EVERY, default=[], metavar="PASS")
     add("--print-ir-after-all", action="store_true", help="the same as --print-ir-after")
@@ -71,6 +73,8 @@ def _conflict(arguments: argparse.Namespace) -> str:
     """What makes options useless together, in words; empty where nothing does."""
     if arguments.check and arguments.target:
         return "--check runs the kernels here, and --target compiles them for a device that is not; use one"
+    if arguments.autotune != "off" and not arguments.check:
+        return "--autotune measures kernels, which only --check runs here; add --check, or use attir tune"
     for lossy in ("sparsity", "quantize"):
         if arguments.check and getattr(arguments, lossy):
             return f"--check compares with the model as it is, and --{lossy} changes what it computes; use one"
@@ -123,12 +127,16 @@ def argument_parser(program: str, description: str | None) -> argparse.ArgumentP
 
 @dataclass
 class Capture:
-    """A target, called once through attir's backend."""
+    """A target, called once through attir's backend.
+
+    `compile_site` compiles sites, attir's own if None.
+    """
 
     arguments: argparse.Namespace
     executes: bool
     target_device: str = "interpret"
     steps: list[Step] = field(default_factory=list[Step])
+    compile_site: SiteCompiler | None = None
 
     def run(self) -> tuple[Backend, Any, Any]:
         """Compile and call the target; return the backend with its report, the result, and a call of eager."""
@@ -149,9 +157,11 @@ class Capture:
             "quantize": parse_scheme(arguments.quantize),
         }
         options = Options(
-            strict=arguments.strict, rest=arguments.rest, dump=arguments.dump, backend_options=wishes, **lossy
+            strict=arguments.strict, rest=arguments.rest, dump=arguments.dump, backend_options=wishes,
+            autotune=getattr(arguments, "autotune", "off"), **lossy,
         )  # fmt: skip
-        compile_site = None if self.executes else kernels_for(self.target_device)
+        given = self.compile_site
+        compile_site = given if self.executes or given is not None else kernels_for(self.target_device)
         backend = Backend(options, compile_site, self.steps.append, "" if self.executes else self.target_device)
         # Dynamo logs what fails inside it at length; the one line below says it.
         logging.getLogger("torch").setLevel(logging.CRITICAL)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..ir.diagnostics import CompileError
+from ..ir.diagnostics import CompileError, error
 from .host_cpu import host_name, host_target
 from .native_support import native_problem
 from .version import VERSION
@@ -35,7 +35,13 @@ class Finding:
 def run(argv: Sequence[str]) -> int:
     """Print the report; 1 where something needed is missing or broken, else 0."""
     parser = argparse.ArgumentParser(prog="attir doctor", description=__doc__)
-    parser.parse_args(argv)
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="measure how fast this CPU is, in some seconds, and keep that for the cost model",
+    )
+    if parser.parse_args(argv).calibrate:
+        return _calibrate()
     findings = [*_packages(), *_works(), *_known_failures()]
     print(f"attir {VERSION}, Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     for finding in findings:
@@ -43,6 +49,21 @@ def run(argv: Sequence[str]) -> int:
     broken = [f for f in findings if f.mark == "BAD"]
     print("everything needed works" if not broken else f"{len(broken)} thing(s) need attention")
     return 1 if broken else 0
+
+
+def _calibrate() -> int:
+    """Measure this CPU, print what was found and keep it; 1 where that cannot be done."""
+    if problem := native_problem():
+        raise error(f"no CPU to calibrate: {problem}")
+    from .calibrate_cpu import calibrate, keep
+
+    print(f"calibrating {host_target()} on {host_name()}: other work should rest meanwhile")
+    calibration = calibrate()
+    for name, text in calibration.lines():
+        print(Finding("ok", name, text))
+    where = keep(calibration)
+    print(f"for predictions from now on: {where}")
+    return 0
 
 
 def _packages() -> list[Finding]:
@@ -63,6 +84,7 @@ def _works() -> list[Finding]:
         ("offline compile for sm_90", _check_offline),
         ("GPU", _check_gpu),
         ("kernel cache", _check_cache),
+        ("calibration", _check_calibration),
     ]
     return [_native(), *(_checked(what, check) for what, check in checks)]
 
@@ -135,6 +157,17 @@ def _check_cache() -> str:
     probe.unlink()
     files = [p.stat().st_size for p in folder.rglob("*") if p.is_file()]
     return f"{folder}: {len(files)} files, {sum(files) / 1e6:.1f} MB"
+
+
+def _check_calibration() -> str:
+    if native_problem():
+        return "none: there are no native kernels to predict"
+    from .calibrate_cpu import calibrated_rates
+
+    rates = calibrated_rates(host_target())
+    if rates is None:
+        return "none: rates of a usual CPU are taken; attir doctor --calibrate measures this one"
+    return f"{1e-9 * rates.flops:.0f} GFLOP/s a core, {1e-9 * rates.levels[3].read:.1f} GB/s from memory"
 
 
 def _known_failures() -> list[Finding]:

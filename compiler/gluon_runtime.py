@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from ..cost_model.problem import Sizes
 from ..ir.core import Operation
 from ..ir.diagnostics import error
 from .gluon import TARGET, WISHES, gluon_kernel, load_gluon
@@ -18,7 +19,7 @@ from .triton_runtime import TritonRunner, triton_site
 
 
 def gluon_site(
-    module: Operation, target: str, queries: int | None = None, wishes: Wishes = (), *, cache: bool = True
+    module: Operation, target: str, call: Sizes | int | None = None, wishes: Wishes = (), *, cache: bool = True
 ) -> Site:
     """As `triton_site`, with a kernel in Gluon for many queries; CompileError where there is none."""
     if target != TARGET:
@@ -26,7 +27,7 @@ def gluon_site(
     kernel = gluon_kernel(lower(module, target, wishes=WISHES))
     if isinstance(kernel, str):
         raise error(f"there is no Gluon kernel for this attention: {kernel}")
-    site = triton_site(module, target, queries, wishes, cache=cache)
+    site = triton_site(module, target, call, wishes, cache=cache)
     assert isinstance(site.runner, TritonRunner)
     return replace(site, runner=GluonRunner(site.runner, load_gluon(kernel)))
 

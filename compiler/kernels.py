@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..codegen.triton import TritonKernel, emit_kernel
+from ..cost_model.problem import Sizes
 from ..ir.core import Operation
 from ..ir.diagnostics import error
 from ..ir.printer import print_operation
@@ -82,33 +83,37 @@ class Site:
         self.watchers.append(lambda name, kernel: watcher(name, kernel.lowered.steps, kernel.source))
 
 
-_kernels: dict[tuple[str, str, int, Wishes], Kernel] = {}
+_kernels: dict[tuple[str, str, int, Wishes, Sizes | None], Kernel] = {}
 _lock = threading.Lock()
 
 
-def build_kernel(module: Operation, target: str, rows: int = 0, wishes: Wishes = ()) -> Kernel:
+def build_kernel(
+    module: Operation, target: str, rows: int = 0, wishes: Wishes = (), sizes: Sizes | None = None
+) -> Kernel:
     """The Triton kernel for an outlined attention (see `sites.outline`) on `target`; equal modules share one.
 
-    `target` is a GPU such as "sm_90", or "interpret". `rows` and `wishes` are those of `lower`.
+    `target` is a GPU such as "sm_90", or "interpret". `rows`, `wishes` and `sizes` are those of `lower`.
     `module` is left as it is. Raises CompileError where no kernel exists.
     """
-    key = (print_operation(module, locations=True), target, rows, wishes)
+    key = (print_operation(module, locations=True), target, rows, wishes, sizes)
     with _lock:
         if key not in _kernels:
-            _kernels[key] = emit_kernels(module, target, rows, wishes)
+            _kernels[key] = emit_kernels(module, target, rows, wishes, sizes)
         return _kernels[key]
 
 
-def emit_kernels(module: Operation, target: str, rows: int = 0, wishes: Wishes = ()) -> Kernel:
+def emit_kernels(
+    module: Operation, target: str, rows: int = 0, wishes: Wishes = (), sizes: Sizes | None = None
+) -> Kernel:
     """As `build_kernel`, anew for each call."""
-    lowered = lower(module, target, rows, wishes)
+    lowered = lower(module, target, rows, wishes, sizes)
     return Kernel(lowered, tuple(map(emit_kernel, lowered.kernels)))
 
 
-def compile_site(module: Operation, options: Options, queries: int | None = None) -> CompiledSite:
+def compile_site(module: Operation, options: Options, call: Sizes | int | None = None) -> CompiledSite:
     """A kernel for an outlined attention that can be called on tensors, for the backend in `options`.
 
-    `queries` is how many queries the first call brings, where that is known.
+    `call` is what is known of the first call: all its sizes, how many queries it brings, or nothing.
     """
     if options.backend == "auto":
         raise error("a backend must be chosen before a site is compiled; expected 'native', 'triton' or 'interpret'")
@@ -117,13 +122,14 @@ def compile_site(module: Operation, options: Options, queries: int | None = None
             raise error("backend_options are for kernels on GPUs, but this one is native; expected none")
         from .native_runtime import native_site
 
-        return native_site(module, queries, cache=options.cache)
+        return native_site(module, call, cache=options.cache, tuning=options.tuning)
     from .gluon_runtime import gluon_site
     from .triton_runtime import triton_site
 
     target = INTERPRETER if options.backend == INTERPRETER else current_gpu()
-    make = gluon_site if options.gluon else triton_site
-    return make(module, target, queries, options.wishes, cache=options.cache)
+    if options.gluon:
+        return gluon_site(module, target, call, options.wishes, cache=options.cache)
+    return triton_site(module, target, call, options.wishes, cache=options.cache, tuning=options.tuning)
 
 
 def current_gpu() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..cost_model.problem import Sizes
@@ -30,7 +30,8 @@ class Lowered:
     `group` the query heads for each key head, `has_lse` whether the last result is the log-sum-exp, `has_output`
     whether a region changes the output, so that rows without any key need not give 0. Where there are
     `tables` or `lists`, kernels write them for the main one. `shared_memory` is how many bytes
-    of it the main kernel is predicted to need on a GPU. `roles` say what each kernel is for.
+    of it the main kernel is predicted to need on a GPU. `decision` says what was predicted, and which candidates came
+    next. `roles` say what each kernel is for.
     """
 
     target: str
@@ -44,11 +45,13 @@ class Lowered:
     tables: TileTables | None = None
     lists: TileLists | None = None
     shared_memory: int | None = None
+    decision: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def decisions(self) -> Mapping[str, Any]:
-        """The plan, and what is known of the mask as its entry `mask`."""
-        return {**self.plan, "mask": dict(self.structure)}
+        """The plan, what is known of the mask as its entry `mask`, and what was predicted as `decision`."""
+        told = {**self.plan, "mask": dict(self.structure)}
+        return {**told, "decision": dict(self.decision)} if self.decision else told
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -64,13 +67,14 @@ def lower(
     rows: int = 0,
     wishes: tuple[tuple[str, int | str], ...] = (),
     sizes: Sizes | None = None,
+    threads: int = 1,
 ) -> Lowered:
     """The kernels of an outlined attention (see `sites.outline`) on `target`.
 
     `target` is a device such as "sm_90" or "avx512", or "interpret"; `rows` is how many rows of
     queries share keys in a call, where kernels are made for few of them, else 0; `wishes` are fields
-    of the schedule, with values, that must be followed; `sizes` are those of a call, where they are known.
-    `module` is left as it is. Raises CompileError where no kernel exists.
+    of the schedule, with values, that must be followed; `sizes` are those of a call, where they are known, which runs
+    on up to `threads` cores of a CPU. `module` is left as it is. Raises CompileError where no kernel exists.
     """
     module = module.clone()
     context, steps = PassContext(), list[tuple[str, str]]()
@@ -80,13 +84,13 @@ def lower(
             steps.append((step.name, print_operation(result, locations=True)))
 
     settings = RunSettings(observe=observe)
-    PassPipeline(schedule(target, rows, wishes, sizes)).run(module, context, settings)
+    PassPipeline(schedule(target, rows, wishes, sizes, threads)).run(module, context, settings)
     attention = next((AttentionOp(op) for op in module.walk() if AttentionOp.match(op)), None)
     if attention is None:
         op_error(module, "holds no attention to make a kernel of")
     group, has_lse, has_output = attention.group.value, bool(attention.lse.uses), not attention.output.empty
     plan, structure = readable(attention.schedule), readable(attention.structure)
-    memory = planned_shared_memory(attention)
+    memory, decision = planned_shared_memory(attention), readable(attention.decision)
     tables, lists = None, None
     if (found := mask_plan(attention)) is not None:
         tables = TileTables.of(found, Schedule.of(attention), group)
@@ -94,7 +98,9 @@ def lower(
         structure = {**structure, "tiles": found.kind if lists is None else "list"}
     PassPipeline(LOWER).run(module, context, settings)
     kernels = tuple(op for op in module.walk() if KernelOp.match(op))
-    return Lowered(target, kernels, plan, structure, tuple(steps), group, has_lse, has_output, tables, lists, memory)
+    return Lowered(
+        target, kernels, plan, structure, tuple(steps), group, has_lse, has_output, tables, lists, memory, decision
+    )
 
 
 def readable(hint: DictAttr | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from .kernel_cache import cache_directory, write_atomically
 from .native_compiler import BUILDING, OPTIMIZATION, PIPELINE, WRAPPER, compile_object
 from .native_object import BadObject, load_object
 from .native_threads import NativeFunction
+from .private_files import distrust, narrow
 from .version import VERSION
 
 ABI = 1  # of the block of arguments that kernels get
@@ -65,7 +66,7 @@ def _load(text: str, key: bytes) -> LoadedKernels:
     def build() -> bytes:
         return compile_object(text)
 
-    path = object_path(key, cache_directory() / "objects")
+    path = object_path(key, objects_folder())
     try:
         data, origin = _cached(key, build, path)
         try:
@@ -92,14 +93,26 @@ def cached_object(key_text: str, build: Callable[[], bytes], directory: Path) ->
 
 
 def _cached(key: bytes, build: Callable[[], bytes], path: Path) -> tuple[bytes, str]:
+    if reason := _distrust(path):
+        return build(), f"{COMPILED}: the cache is not used: {reason}"
     try:
-        return _unpack(path.read_bytes(), key), DISK
+        return unpack_object(path.read_bytes(), key), DISK
     except FileNotFoundError:
         return _build(key, build, path, "")
     except OSError as problem:
         return _build(key, build, path, f"the cached object cannot be read ({problem.strerror})")
-    except _Unusable as problem:
+    except UnusableObject as problem:
         return _build(key, build, path, f"the cached object {problem}")
+
+
+def _distrust(path: Path) -> str:
+    """Why the code at `path` may be somebody else's; "" if only this user could have written it."""
+    cache = cache_directory()
+    reason = distrust(*([cache] if path.is_relative_to(cache) else []), path.parent, path)
+    if not reason:
+        narrow(path.parent)
+        narrow(path)
+    return reason
 
 
 def _build(key: bytes, build: Callable[[], bytes], path: Path, reason: str) -> tuple[bytes, str]:
@@ -109,10 +122,21 @@ def _build(key: bytes, build: Callable[[], bytes], path: Path, reason: str) -> t
         write_atomically(path, _pack(data, key))
     except OSError as problem:
         reasons.append(f"cannot keep it in {path.parent} ({problem.strerror}); set ATTIR_CACHE_DIR")
+    else:
+        _list_object(path, data)
     return data, f"{COMPILED}: {'; '.join(reasons)}" if reasons else COMPILED
 
 
-class _Unusable(Exception):  # noqa: N818 - nothing went wrong: a file is of no use
+def _list_object(path: Path, data: bytes) -> None:
+    """Tell the tuning cache of an object beside it."""
+    if path.parent == objects_folder():
+        # Who only loads what is there needs no database.
+        from .tuning_cache import tuning_cache
+
+        tuning_cache().keep_object(path.name, len(data))
+
+
+class UnusableObject(Exception):  # noqa: N818 - nothing went wrong: a file is of no use
     """Why a file is not the object that is looked for."""
 
 
@@ -120,22 +144,33 @@ def _pack(data: bytes, key: bytes) -> bytes:
     return _HEADER.pack(_MAGIC, _FORMAT, key, len(data), hashlib.sha256(data).digest()) + data
 
 
-def _unpack(file: bytes, key: bytes) -> bytes:
+def unpack_object(file: bytes, key: bytes | None = None) -> bytes:
+    """The object code in a file for `key`, or for whatever it is where None; raises UnusableObject."""
     if len(file) < _HEADER.size:
-        raise _Unusable("was truncated")
+        raise UnusableObject("was truncated")
     magic, written, found, length, digest = _HEADER.unpack_from(file)
     data = file[_HEADER.size :]
     if magic != _MAGIC:
-        raise _Unusable("was another program's file")
+        raise UnusableObject("was another program's file")
     if written != _FORMAT:
-        raise _Unusable(f"has format {written}; expected {_FORMAT}")
-    if found != key:
-        raise _Unusable("was for other kernels, another CPU or other versions")
+        raise UnusableObject(f"has format {written}; expected {_FORMAT}")
+    if key is not None and found != key:
+        raise UnusableObject("was for other kernels, another CPU or other versions")
     if len(data) != length:
-        raise _Unusable("was truncated" if len(data) < length else "was followed by something else")
+        raise UnusableObject("was truncated" if len(data) < length else "was followed by something else")
     if hashlib.sha256(data).digest() != digest:
-        raise _Unusable("was damaged")
+        raise UnusableObject("was damaged")
     return data
+
+
+def object_key(file: bytes) -> bytes:
+    """What the object in a file is for; the file is one that `unpack_object` takes."""
+    return _HEADER.unpack_from(file)[2]
+
+
+def objects_folder() -> Path:
+    """Where objects lie, beside the tuning cache."""
+    return cache_directory() / "objects"
 
 
 def object_path(key: bytes, directory: Path) -> Path:

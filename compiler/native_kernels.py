@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
 from ..cost_model.cpus import CPUS
+from ..cost_model.problem import Sizes
 from ..cost_model.schedule import Schedule
 from ..ir.core import Operation
 from .host_cpu import host_has_byte_dots
+from .layouts import Results
 from .lowering import Lowered, lower
 from .native_cache import COMPILED, DISK, MEMORY, load_kernels
 from .native_compiler import BUILDING, compile_object
@@ -19,11 +23,12 @@ from .native_object import load_object
 from .native_threads import NativeFunction
 from .outlined import KernelWatcher, OutlinedAttention
 from .report import Variant
+from .serving import Serving, Workshop
+from .site_plans import Calls, SitePlans
 from .sites import canonical_text
+from .tuning import OFF, Tuning
 
 if TYPE_CHECKING:
-    import torch
-
     from ..codegen.mlir import NativeModule
     from .kernels import Wishes
 
@@ -97,14 +102,22 @@ class CpuKernel:
         return self.lowered.plan
 
 
-def emit_native(module: Operation, target: str, choice: Choice, wishes: Wishes = ()) -> CpuKernel:
+def emit_native(
+    module: Operation,
+    target: str,
+    choice: Choice,
+    wishes: Wishes = (),
+    sizes: Sizes | None = None,
+    threads: int = 1,
+) -> CpuKernel:
     """The kernel of an outlined attention for "avx512" or "avx2"; needs no such CPU and no LLVM.
 
-    `wishes` are fields of the schedule, with values, that must be followed.
+    `wishes` are fields of the schedule, with values, that must be followed; `sizes` are those of a call to plan for,
+    which runs on up to `threads` cores.
     """
     from ..codegen.mlir import emit_module
 
-    lowered = lower(module, target, choice.rows, wishes)
+    lowered = lower(module, target, choice.rows, wishes, sizes, threads)
     native = emit_module(lowered.kernels, unit_strides=choice.unit_strides, byte_dots=host_has_byte_dots(target))
     return CpuKernel(lowered, native, choice)
 
@@ -132,42 +145,62 @@ class LoadedKernel:
 class NativeKernels(OutlinedAttention):
     """All kernels of one outlined attention on this CPU; safe to use from several threads.
 
-    `loaded` holds what was compiled so far and `variants` tells of it, and for which calls;
-    `watchers` hear of what is compiled from now on. Without `cache` no object code is kept or reused.
+    `variants` tells of those compiled so far, and for which calls; `watchers` hear of what is compiled from now on.
+    Without `cache` no object code and no plan is kept or reused. `tuning` says what is measured.
     """
 
     target: str
     cache: bool = True
+    tuning: Tuning = OFF
     variants: list[Variant] = field(default_factory=list[Variant])
     watchers: list[KernelWatcher] = field(default_factory=list["KernelWatcher"])
-    loaded: dict[Choice, LoadedKernel] = field(default_factory=dict[Choice, LoadedKernel])
+
+    @cached_property
+    def serving(self) -> Serving[Choice, LoadedKernel]:
+        """What decides which kernel serves which calls."""
+        shop = Workshop(self._build, _kernel, lambda c, queries: calls_in_words(c, queries, self.group), _name)
+        plans = SitePlans(self.module, self.target, self.cache)
+        return Serving(plans, shop, self.tuning, self.variants, self.watchers)
 
     def choice(self, queries: int | None, unit_strides: bool = True) -> Choice:
         """The kernel for so many queries; where that is not known, the one for any number."""
         rows = 0 if queries is None else rows_for(queries, self.group, self.target)
         return Choice(rows, unit_strides)
 
+    def first(self, call: Sizes | int | None) -> LoadedKernel:
+        """The kernel for the first call, of which its sizes are known, its queries, or nothing.
+
+        Raises CompileError where there is none.
+        """
+        if isinstance(call, Sizes):
+            choice = self.choice(call.queries)
+            return self.serving.make_first(choice, call.queries, self._calls(choice, call))
+        return self.get(self.choice(call), call)
+
     def get(self, choice: Choice, queries: int | None) -> LoadedKernel:
-        """The kernel for `choice`, compiled now if it is the first time; CompileError where it cannot be.
+        """The first kernel for `choice`, compiled now if there is none; CompileError where it cannot be.
 
         `queries` are those of the call that needs it, for the record.
         """
-        if (loaded := self.loaded.get(choice)) is not None:
-            return loaded
-        with BUILDING:
-            if choice not in self.loaded:
-                loaded = self.loaded[choice] = self._compile(choice, calls_in_words(choice, queries, self.group))
-                for watcher in self.watchers:
-                    watcher(choice.name, loaded.kernel)
-            return self.loaded[choice]
+        return self.serving.make_first(choice, queries)
 
-    def _compile(self, choice: Choice, calls: str) -> LoadedKernel:
+    def for_call(
+        self, choice: Choice, sizes: Sizes, call: Callable[[LoadedKernel], Callable[[], Results]]
+    ) -> LoadedKernel:
+        """The kernel for a call of `sizes`; `call` says how one is called on its tensors."""
+        return self.serving.for_call(choice, self._calls(choice, sizes), call)
+
+    def _calls(self, choice: Choice, sizes: Sizes) -> Calls:
+        return Calls(sizes, choice.rows, choice.name, threads=torch.get_num_threads())
+
+    def _build(self, choice: Choice, wishes: Wishes, calls: Calls | None) -> tuple[LoadedKernel, str]:
         started = time.perf_counter()
-        kernel = emit_native(self.module, self.target, choice)
-        functions, origin = self._load(kernel)
+        sizes, threads = (None, 1) if calls is None else (calls.sizes, calls.threads)
+        kernel = emit_native(self.module, self.target, choice, wishes, sizes, threads)
+        with BUILDING:
+            functions, origin = self._load(kernel)
         told = f"{ORIGINS.get(origin, origin)} in {1e3 * (time.perf_counter() - started):.0f} ms"
-        self.variants.append(Variant(calls, told, kernel.lowered.decisions, kernel.source))
-        return LoadedKernel(kernel, functions, self.out_dtype)
+        return LoadedKernel(kernel, functions, self.out_dtype), told
 
     def _load(self, kernel: CpuKernel) -> tuple[tuple[Function, ...], str]:
         """The functions of a kernel, and where they came from."""
@@ -179,13 +212,21 @@ class NativeKernels(OutlinedAttention):
         return tuple(NativeFunction(code.address(name), code) for name in names), COMPILED
 
 
-_kernels: dict[tuple[str, str], NativeKernels] = {}
+def _kernel(loaded: LoadedKernel) -> CpuKernel:
+    return loaded.kernel
 
 
-def native_kernels(module: Operation, target: str) -> NativeKernels:
+def _name(choice: Choice) -> str:
+    return choice.name
+
+
+_kernels: dict[tuple[str, str, Tuning], NativeKernels] = {}
+
+
+def native_kernels(module: Operation, target: str, tuning: Tuning = OFF) -> NativeKernels:
     """The kernels of an outlined attention on `target`, none compiled yet if it is new; equal programs share them."""
-    key = (canonical_text(module), target)
+    key = (canonical_text(module), target, replace(tuning, shown=None))
     with BUILDING:
         if key not in _kernels:
-            _kernels[key] = NativeKernels(module.clone(), target)
+            _kernels[key] = NativeKernels(module.clone(), target, tuning=tuning)
         return _kernels[key]

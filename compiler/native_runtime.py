@@ -7,18 +7,20 @@ signature and kept as a plan, which nothing changes, so that any number of threa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from ..cost_model.problem import Sizes
 from ..ir.core import Operation
 from ..ir.diagnostics import error
 from .host_cpu import host_target
 from .kernels import Site
 from .layouts import Layout, Nothing, Plan, Results, Tensors
 from .native_calls import plan_call
-from .native_kernels import NativeKernels, native_kernels
+from .native_kernels import LoadedKernel, NativeKernels, native_kernels
+from .tuning import OFF, Tuning
 
 MOST_PLANS = 4096
 """Signatures that are remembered; a decoder that lengthens its keys brings a new one with each token."""
@@ -26,11 +28,16 @@ MOST_PLANS = 4096
 LARGEST_SIZE = 2**31 - 1
 
 
-def native_site(module: Operation, queries: int | None = None, *, cache: bool = True) -> Site:
-    """A callable attention for this CPU; compiles the kernel for `queries`, or for any number if None."""
+def native_site(
+    module: Operation, call: Sizes | int | None = None, *, cache: bool = True, tuning: Tuning = OFF
+) -> Site:
+    """A callable attention for this CPU; compiles the kernel for a first call.
+
+    Of that are known all sizes, the number of queries, or nothing: then it is the kernel for any number.
+    """
     target = host_target()
-    kernels = native_kernels(module, target) if cache else NativeKernels(module.clone(), target, cache=False)
-    first = kernels.get(kernels.choice(queries), queries)
+    kernels = native_kernels(module, target, tuning) if cache else NativeKernels(module.clone(), target, False, tuning)
+    first = kernels.first(call)
     return Site(NativeRunner(kernels), first.kernel, kernels.variants, kernels.watchers)
 
 
@@ -42,6 +49,7 @@ class NativeRunner:
         self._has_lse = kernels.has_lse
         self._inputs = kernels.inputs
         self._plans: dict[Any, Plan] = {}
+        kernels.serving.runners.add(self)
 
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
@@ -65,13 +73,13 @@ class NativeRunner:
         return NativeRunner(self.kernels, positions_first=True)
 
     def forget(self) -> None:
-        """Let each call be worked out anew."""
-        self._plans.clear()
+        """Let each call be worked out anew, also what is being worked out now."""
+        self._plans = {}
 
     def _make_plan(self, signature: Any, tensors: Tensors) -> Plan:
         """Check tensors and work out how to call a kernel on them, and on all that are alike."""
         self._check(tensors)
-        q, k, v = tensors[:3]
+        plans, (q, k, v) = self._plans, tensors[:3]
         out = Layout.contiguous((*q.shape[:3], self.kernels.value_width))
         if self._positions_first:
             out = out.with_positions_first()
@@ -82,10 +90,12 @@ class NativeRunner:
         else:
             unit_strides = all(t.stride(3) == 1 or t.shape[3] == 1 for t in (q, k, v))
             choice = self.kernels.choice(q.shape[2], unit_strides)
-            plan = plan_call(self.kernels.get(choice, q.shape[2]), tensors, out, lse)
-        if len(self._plans) >= MOST_PLANS:
-            self._plans.clear()
-        self._plans[signature] = plan
+            sizes = Sizes(q.shape[0], q.shape[1], k.shape[1], q.shape[2], max(1, k.shape[2]))
+            kernel = self.kernels.for_call(choice, sizes, lambda kernel: _called(kernel, tensors, out, lse))
+            plan = plan_call(kernel, tensors, out, lse)
+        if len(plans) >= MOST_PLANS:
+            plans.clear()
+        plans[signature] = plan
         return plan
 
     def _check(self, tensors: Tensors) -> None:
@@ -99,3 +109,9 @@ class NativeRunner:
                     f"{name} has shape {tuple(tensor.shape)}, but kernels count positions in 32 bits: "
                     f"at most {LARGEST_SIZE} along an axis"
                 )
+
+
+def _called(kernel: LoadedKernel, tensors: Tensors, out: Layout, lse: Layout) -> Callable[[], Results]:
+    """How a kernel is called on these tensors, over and over."""
+    plan, (q, k, v, *captures) = plan_call(kernel, tensors, out, lse), tensors
+    return lambda: plan(q, k, v, captures)

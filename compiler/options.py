@@ -12,11 +12,11 @@ from ..cost_model.schedule import AS_MANY_AS_FIT
 from ..ir.diagnostics import error
 from .dump import check_directory
 from .native_support import native_problem
+from .tuning import SECONDS, Tuning
 
 BACKENDS = ("auto", "native", "triton", "interpret")
 RESTS = ("eager", "inductor")
 FUSE_ROWS = ("auto", "always", "never")
-AUTOTUNES = ("off",)
 AUTO = "auto"
 """The sparsity or the precision that calibration chooses."""
 AUTOS = ("sparsity", "quantize")
@@ -50,6 +50,11 @@ class Options:
     ("int8", "fp8", "kv8", "kv_fp8", "kv7" to "kv1"), one from `attir.quantization.scheme(...)`, or "auto", which
     `attir.calibrate` chooses for each site so that the relative L2 error of the model's outputs is within `max_error`.
     A scheme with `max_error` is calibrated too: as many sites take it as the budget lets.
+
+    `autotune` says how a kernel's schedule is chosen: "off" by the cost model alone; "topK", such as "top3", by
+    measuring the K best of its candidates on the tensors of a first call; "full" by measuring all, the bad ones
+    briefly; "background", or "background:top8", while the first calls run the model's choice. `tune_seconds` is what
+    that may take for a site and a bucket of sizes. What was found is kept, and measured once.
     """
 
     backend: str = "auto"
@@ -64,6 +69,7 @@ class Options:
     cache: bool = True
     fuse_rows: str = "auto"
     backend_options: Mapping[str, Any] | tuple[tuple[str, Any], ...] | None = None
+    tune_seconds: float = SECONDS
 
     def __post_init__(self) -> None:
         _one_of("backend", self.backend, BACKENDS)
@@ -71,8 +77,7 @@ class Options:
             raise error(f"backend 'native' cannot run here: {problem}")
         _one_of("rest", self.rest, RESTS)
         _one_of("fuse_rows", self.fuse_rows, FUSE_ROWS)
-        if self.autotune not in AUTOTUNES:
-            raise error(f"autotune={self.autotune!r} is not available yet; only 'off' is")
+        self._check_tuning()
         self._check_quantize()
         self._check_budget()
         self._check_sparsity()
@@ -125,6 +130,20 @@ class Options:
                 f"sparsity='{AUTO}' compares choices of blocks with attention that is exact otherwise; expected "
                 "quantize=None"
             )
+
+    def _check_tuning(self) -> None:
+        if not self.tuning.wanted:
+            return
+        if self.backend == "interpret":
+            raise error(
+                f"autotune={self.autotune!r} measures kernels, but backend 'interpret' runs them for correctness only: "
+                "its times say nothing; expected autotune='off'"
+            )
+
+    @property
+    def tuning(self) -> Tuning:
+        """How much may be measured."""
+        return Tuning.parse(self.autotune, self.tune_seconds)
 
     def _check_quantize(self) -> None:
         """Put the scheme in place of its name."""

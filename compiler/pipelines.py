@@ -63,14 +63,19 @@ LOWER: tuple[Pass, ...] = (
 
 
 def schedule(
-    target: str, rows: int = 0, wishes: tuple[tuple[str, int | str], ...] = (), sizes: Sizes | None = None
+    target: str,
+    rows: int = 0,
+    wishes: tuple[tuple[str, int | str], ...] = (),
+    sizes: Sizes | None = None,
+    threads: int = 1,
 ) -> tuple[Pass, ...]:
     """What decides how an attention runs on `target`, and leaves it an attention.
 
     `rows` is for how many pairs of query and head of a group it is made; 0 for any number. `wishes`
     are fields of the schedule, with values, that must be followed; `sizes` are those of a call, where they are known.
+    On a CPU calls run on up to `threads` cores.
     """
-    plan = PlanAttention(target, rows, _texts(wishes), str(sizes or ""))
+    plan = PlanAttention(target, rows, _texts(wishes), str(sizes or ""), threads)
     return (AnalyzeMask(), plan, Canonicalize(), CommonSubexpressionElimination())
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -58,9 +56,3 @@ def _on_cpu() -> Place:
         why = "interpret: Triton's interpreter, for correctness only, because native code cannot run here"
         return Place("interpret", why, f"attention runs in Triton's interpreter, which is SLOW: {problem}")
     return Place("native", "native: machine code, because tensors are on the cpu")
-
-
-@cache
-def warn_once(text: str) -> None:
-    """A Python warning, the first time that there is reason for it in this process."""
-    warnings.warn(f"attir: {text}", UserWarning, stacklevel=2)

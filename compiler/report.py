@@ -72,9 +72,28 @@ class SiteReport:
 
 def _plan_lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A plan in words: its numbers, and why these."""
-    hidden = ("reason", "mask", "rows", *(("num_warps", "num_stages") if plan.get("lanes") else ()))
+    hidden = ("reason", "mask", "rows", "decision", *(("num_warps", "num_stages") if plan.get("lanes") else ()))
     numbers = ", ".join(f"{k}={v}" for k, v in plan.items() if k not in hidden)
-    return [("plan", numbers), ("because", str(plan.get("reason", "")))]
+    told = [("plan", numbers), ("because", str(plan.get("reason", "")))]
+    return [*told, *_decision_lines(plan.get("decision", {}))]
+
+
+def _decision_lines(decision: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was predicted, what was measured, and the candidates that came next."""
+    if not decision:
+        return []
+    learned = f", {decision['analytical_us']} us by the analytical model" if decision.get("spread") else ""
+    told = [("predicted", f"{decision['predicted_us']} us ({decision['source']}{learned}) for {decision['sizes']}")]
+    measured = decision.get("measured_us")
+    told.append(("measured", f"{measured} us" if measured is not None else "not yet; autotune= or attir tune do"))
+    for place in range(1, 3):
+        name = f"runner_up_{place}"
+        if name in decision:
+            found = decision.get(f"{name}_measured_us")
+            beside = f", {found} us measured" if found is not None else ""
+            told.append(("next", f"{decision[name]}: {decision[f'{name}_us']} us{beside}"))
+    told.append(("among", f"{decision['candidates']} candidates that fit"))
+    return [*told, ("note", str(decision.get("note", "")))]
 
 
 def _visited(mask: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
+from ..cost_model.problem import Sizes
 from ..ir.attributes import Attribute, Dim, FunctionType, StringAttr, Symbol, TensorType, f32
 from ..ir.core import Block, Operation, Region, Value
 from ..ir.diagnostics import op_error
@@ -54,10 +55,10 @@ class CompiledSite(Protocol):
 class SiteCompiler(Protocol):
     """Compiles an outlined attention for the backend that `options` names; raises CompileError where it cannot.
 
-    `queries` is how many queries the first call brings, where that is known.
+    `call` is what is known of the first call: all its sizes, how many queries it brings, or nothing.
     """
 
-    def __call__(self, module: Operation, options: Options, queries: int | None = None) -> CompiledSite: ...
+    def __call__(self, module: Operation, options: Options, call: Sizes | int | None = None) -> CompiledSite: ...
 
 
 def outline(op: Operation, name: str) -> Operation:

@@ -6,14 +6,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+from ..cost_model.problem import Sizes
 from ..ir.core import Operation
 from .kernels import Kernel, Wishes, build_kernel, emit_kernels
-from .layouts import Layout
+from .layouts import Layout, Results
 from .outlined import KernelWatcher, OutlinedAttention
 from .report import Variant
+from .serving import DECIDING, Serving, Workshop
+from .site_plans import Calls, SitePlans
 from .sites import canonical_text
 from .triton_calls import Steps
+from .tuning import OFF, Tuning
 
 MOST_ROWS, LEAST_ROWS, FEW_QUERIES = 128, 16, 128
 """Rows of the largest tile and of the smallest, and queries whose heads share tiles and whose keys are split."""
@@ -83,9 +88,9 @@ def calls_in_words(choice: Choice, queries: int | None, group: int) -> str:
 class TritonKernels(OutlinedAttention):
     """All kernels of one outlined attention on a GPU, or in the interpreter; safe to use from several threads.
 
-    `made` holds those so far and `variants` tells of them, and for which calls; `watchers` hear of
+    `made` holds the first of each choice and `variants` tells of all, and for which calls; `watchers` hear of
     what is made from now on. All follow `wishes`, where the tensors of a call let them. Without
-    `cache` nothing is shared with equal programs.
+    `cache` nothing is shared with equal programs. `tuning` says what is measured.
     """
 
     target: str
@@ -93,46 +98,79 @@ class TritonKernels(OutlinedAttention):
     cache: bool = True
     variants: list[Variant] = field(default_factory=list[Variant])
     watchers: list[KernelWatcher] = field(default_factory=list["KernelWatcher"])
+    tuning: Tuning = OFF
     made: dict[Choice, Steps] = field(default_factory=dict[Choice, Steps])
-    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @cached_property
+    def serving(self) -> Serving[Choice, Steps]:
+        """What decides which kernel serves which calls."""
+        shop = Workshop(self._build, _kernel, lambda c, queries: calls_in_words(c, queries, self.group), _name, "cuda")
+        plans = SitePlans(self.module, self.target, self.cache)
+        return Serving(plans, shop, self.tuning, self.variants, self.watchers, first=self.made)
 
     def choice(self, queries: int | None) -> Choice:
         """The kernel for so many queries; where that is not known, the one for any number."""
         return Choice(0 if queries is None else rows_for(queries, self.group))
 
-    def get(self, choice: Choice, queries: int | None) -> Steps:
-        """The kernel for `choice`, made now if it is the first time; CompileError where there is none.
+    def first(self, call: Sizes | int | None) -> Steps:
+        """The kernel for the first call, of which its sizes are known, its queries, or nothing."""
+        queries = call.queries if isinstance(call, Sizes) else call
+        return self.get(self.choice(queries), queries, call if isinstance(call, Sizes) else None)
 
-        `queries` are those of the call that needs it, for the record.
+    def get(self, choice: Choice, queries: int | None, sizes: Sizes | None = None) -> Steps:
+        """The first kernel for `choice`, made now if there is none; CompileError where it cannot be.
+
+        `queries` are those of the call that needs it, for the record; it is planned for `sizes`, where they are known.
         """
-        with self._lock:
+        sizes = sizes if self.serving.plans.has_times else None
+        with DECIDING:
             if choice not in self.made:
-                self.made[choice] = self._make(choice, queries)
+                self.made[choice] = self._shared(choice, queries, sizes) or self.serving.make_first(
+                    choice, queries, None if sizes is None else self._calls(choice, sizes)
+                )
             return self.made[choice]
 
-    def for_call(self, q: Layout, k: Layout, *, regular: bool) -> Steps:
-        """The kernel for a call; keys are split only by a kernel that then merges more than one part."""
+    def for_call(self, q: Layout, k: Layout, *, regular: bool, call: Callable[[Steps], Callable[[], Results]]) -> Steps:
+        """The kernel for a call; keys are split only by a kernel that then merges more than one part.
+
+        `call` says how one is called on its tensors.
+        """
         (batch, heads, queries, _), keys = q.sizes, k.sizes[2]
+        sizes = Sizes(batch, heads, k.sizes[1], queries, max(1, keys))
         choice = replace(self.choice(queries), regular=regular)
-        steps = self.get(choice, queries)
+        steps = self._for_call(choice, sizes, call)
         if steps.schedule.split and steps.split_count(batch, heads, queries, keys) == 1:
-            return self.get(replace(choice, split=False), queries)
+            return self._for_call(replace(choice, split=False), sizes, call)
         return steps
 
-    def _make(self, choice: Choice, queries: int | None) -> Steps:
-        # What holds for any tensor serves regular ones, and what splits no keys needs no second form.
+    def _for_call(self, choice: Choice, sizes: Sizes, call: Callable[[Steps], Callable[[], Results]]) -> Steps:
+        self.get(choice, sizes.queries, sizes)
+        return self.serving.for_call(choice, self._calls(choice, sizes), call)
+
+    def _calls(self, choice: Choice, sizes: Sizes) -> Calls:
+        return Calls(sizes, choice.rows, choice.name, (*self.wishes, *choice.wishes))
+
+    def _shared(self, choice: Choice, queries: int | None, sizes: Sizes | None) -> Steps | None:
+        """What holds for any tensor serves regular ones, and what splits no keys needs no second form."""
         for common in (replace(choice, regular=True), replace(choice, split=True)):
-            if common != choice and not _differs(self.get(common, queries), choice):
-                return self.get(common, queries)
+            if common != choice and not _differs(self.get(common, queries, sizes), choice):
+                return self.get(common, queries, sizes)
+        return None
+
+    def _build(self, choice: Choice, wishes: Wishes, calls: Calls | None) -> tuple[Steps, str]:
         started = time.perf_counter()
+        sizes = None if calls is None else calls.sizes
         build: Callable[..., Kernel] = build_kernel if self.cache else emit_kernels
-        kernel = build(self.module, self.target, choice.rows, (*self.wishes, *choice.wishes))
-        origin = f"written in {1e3 * (time.perf_counter() - started):.0f} ms"
-        calls = calls_in_words(choice, queries, self.group)
-        self.variants.append(Variant(calls, origin, kernel.lowered.decisions, kernel.source))
-        for watcher in self.watchers:
-            watcher(choice.name, kernel)
-        return Steps.of(kernel)
+        kernel = build(self.module, self.target, choice.rows, wishes or (*self.wishes, *choice.wishes), sizes)
+        return Steps.of(kernel), f"written in {1e3 * (time.perf_counter() - started):.0f} ms"
+
+
+def _kernel(steps: Steps) -> Kernel:
+    return steps.kernel
+
+
+def _name(choice: Choice) -> str:
+    return choice.name
 
 
 def _differs(steps: Steps, choice: Choice) -> bool:
@@ -140,14 +178,14 @@ def _differs(steps: Steps, choice: Choice) -> bool:
     return any(getattr(steps.schedule, name) != value for name, value in choice.wishes)
 
 
-_kernels: dict[tuple[str, str, Wishes], TritonKernels] = {}
+_kernels: dict[tuple[str, str, Wishes, Tuning], TritonKernels] = {}
 _lock = threading.Lock()
 
 
-def triton_kernels(module: Operation, target: str, wishes: Wishes = ()) -> TritonKernels:
+def triton_kernels(module: Operation, target: str, wishes: Wishes = (), tuning: Tuning = OFF) -> TritonKernels:
     """The kernels of an outlined attention on `target`, none made yet if it is new; equal programs share them."""
-    key = (canonical_text(module), target, wishes)
+    key = (canonical_text(module), target, wishes, replace(tuning, shown=None))
     with _lock:
         if key not in _kernels:
-            _kernels[key] = TritonKernels(module.clone(), target, wishes)
+            _kernels[key] = TritonKernels(module.clone(), target, wishes, tuning=tuning)
         return _kernels[key]

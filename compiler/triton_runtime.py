@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from ..codegen.triton import TritonKernel
+from ..cost_model.problem import Sizes
 from ..ir.core import Operation
 from ..ir.diagnostics import error
 from ..passes.stored_tiles import values_by_column
@@ -27,6 +28,7 @@ from .triton_calls import Call, GpuPlan, InterpretedPlan, Steps, check_offsets
 from .triton_interpreter import interpreted
 from .triton_kernels import TritonKernels, is_regular, triton_kernels
 from .triton_launch import GpuKernel, Machine
+from .tuning import OFF, Tuning
 from .verified import require, worthwhile
 
 __all__ = ["TritonRunner", "cache_directory", "check_offsets", "load_interpreted", "triton_site"]
@@ -40,22 +42,26 @@ LARGEST_SIZE = 2**31 - 1
 def triton_site(
     module: Operation,
     target: str,
-    queries: int | None = None,
+    call: Sizes | int | None = None,
     wishes: Wishes = (),
     *,
     cache: bool = True,
     verified: bool = False,
+    tuning: Tuning = OFF,
 ) -> Site:
     """A callable attention for a GPU such as "sm_90" or for "interpret".
 
-    Makes the kernel for `queries`, or for any number if None. `wishes` are those of `lower`. On a GPU
-    what must have proved itself there is taken only then, unless the caller is about to see to it
-    (`verified`).
+    Makes the kernel for a first `call`, of which are known all sizes, the number of queries, or nothing: then it is
+    the kernel for any number. `wishes` are those of `lower`. On a GPU what must have proved itself there is taken only
+    then, unless the caller is about to see to it (`verified`).
     """
     if target != INTERPRETER and not verified:
         wishes = _proved(module, wishes)
-    kernels = triton_kernels(module, target, wishes) if cache else TritonKernels(module.clone(), target, wishes, False)
-    first = kernels.get(kernels.choice(queries), queries)
+    if cache:
+        kernels = triton_kernels(module, target, wishes, tuning)
+    else:
+        kernels = TritonKernels(module.clone(), target, wishes, False, tuning=tuning)
+    first = kernels.first(call)
     place = Interpreted() if target == INTERPRETER else OnGpu(machine())
     return Site(TritonRunner(kernels, place), first.kernel, kernels.variants, kernels.watchers)
 
@@ -150,14 +156,15 @@ class TritonRunner:
         self._has_lse = kernels.has_lse
         self._by_column = values_by_column(kernels.attention)
         self.plans: dict[Any, Plan] = {}
+        kernels.serving.runners.add(self)
 
     def with_positions_first(self) -> TritonRunner:
         """The same kernels with out in memory as (B, M, H, E)."""
         return TritonRunner(self.kernels, self.where, positions_first=True)
 
     def forget(self) -> None:
-        """Let each call be worked out anew."""
-        self.plans.clear()
+        """Let each call be worked out anew, also what is being worked out now."""
+        self.plans = {}
 
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, captures: Sequence[torch.Tensor], want_lse: bool
@@ -186,7 +193,7 @@ class TritonRunner:
     def _make_plan(self, signature: Any, tensors: Tensors) -> Plan:
         """Check tensors and work out how to call kernels on them, and on all that are alike."""
         self.check(tensors)
-        q, k = tensors[:2]
+        plans, (q, k) = self.plans, tensors[:2]
         out = Layout.contiguous((*q.shape[:3], self.kernels.value_width))
         if self._positions_first:
             out = out.with_positions_first()
@@ -199,13 +206,17 @@ class TritonRunner:
             aligned = [t.data_ptr() % 16 == 0 for t in tensors]
             near = all(aligned[:3])
             aligned[:3] = [near] * 3
-            plan = self.where.plan(Call.of(self._steps(tensors, near), tensors, out, lse), tensors, aligned)
-        if len(self.plans) >= MOST_PLANS:
-            self.plans.clear()
-        self.plans[signature] = plan
+
+            def planned(steps: Steps) -> Plan:
+                return self.where.plan(Call.of(steps, tensors, out, lse), tensors, aligned)
+
+            plan = planned(self._steps(tensors, near, planned))
+        if len(plans) >= MOST_PLANS:
+            plans.clear()
+        plans[signature] = plan
         return plan
 
-    def _steps(self, tensors: Tensors, near: bool) -> Steps:
+    def _steps(self, tensors: Tensors, near: bool, planned: Callable[[Steps], Plan]) -> Steps:
         layouts = [Layout.of(t) for t in tensors[:3]]
         if self._by_column:
             layouts[2] = layouts[2].transposed
@@ -213,7 +224,13 @@ class TritonRunner:
         read = layouts if layouts[2].sizes[-1] else layouts[:2]  # values without a width have no bytes
         sized = zip(read, tensors, strict=False)
         regular = all(is_regular(x, t.itemsize, aligned_address=near) for x, t in sized)
-        return self.kernels.for_call(*layouts[:2], regular=regular)
+        q, k, v, *captures = tensors
+
+        def call(steps: Steps) -> Callable[[], Results]:
+            plan = planned(steps)
+            return lambda: plan(q, k, v, captures)
+
+        return self.kernels.for_call(*layouts[:2], regular=regular, call=call)
 
     def check(self, tensors: Tensors) -> None:
         """Fail on tensors that no kernel of the site takes."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..cost_model.cpus import CPUS
+from ..cost_model.problem import Sizes
 from ..ir.core import Operation
 from ..ir.diagnostics import error
 from .kernels import Kernel, Site, build_kernel
@@ -27,16 +28,18 @@ if TYPE_CHECKING:
 def kernels_for(device: str) -> SiteCompiler:
     """A compiler of sites for `device` whose runners return zeros: capture needs shapes, not values."""
 
-    def compile_site(module: Operation, options: Options, queries: int | None = None) -> CompiledSite:
+    def compile_site(module: Operation, options: Options, call: Sizes | int | None = None) -> CompiledSite:
+        sizes = call if isinstance(call, Sizes) else None
+        queries = call.queries if isinstance(call, Sizes) else call
         if device not in CPUS:
             if options.gluon:
                 raise error("kernels in Gluon are made where they run: compile without --target, on a GPU of sm_90")
-            return Site(_zeros(module), build_kernel(module, device, wishes=options.wishes))
+            return Site(_zeros(module), build_kernel(module, device, wishes=options.wishes, sizes=sizes))
         if options.backend_options:
             raise error(f"backend_options are for kernels on GPUs, which '{device}' is not; expected none")
         kernels = NativeKernels(module, device)
         choice = kernels.choice(queries)
-        kernel = emit_native(module, device, choice)
+        kernel = emit_native(module, device, choice, sizes=sizes)
         calls = calls_in_words(choice, queries, kernels.group)
         return Site(_zeros(module), kernel, [Variant(calls, "not run", kernel.lowered.decisions, kernel.source)])
 

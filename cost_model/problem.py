@@ -55,13 +55,28 @@ def _power_of_two(n: int) -> int:
 
 
 @dataclass(frozen=True)
+class CaptureLoad:
+    """A load of an element of captured tensor number `capture` in a "score", "weight" or "mask" region.
+
+    `positions` are the letters of what the element varies with: b, h, m, n. It takes `bytes` of memory.
+    """
+
+    region: str
+    capture: int
+    positions: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Problem:
     """One call of one attention, for the cost model.
 
     `element` is the type of out ("f32"); `shape` has the widths, and what an element loads. `score_ops` and
     `mask_ops` count the operations of the regions for one score by name ("math.exp2"), `row_ops` those of the regions
     that read elements of q, k, v and out. `mask` is the kind of its plan: "none", "bounds", "pieces", "tiles" or
-    "opaque". `captured_bytes` are of all captured tensors.
+    "opaque". `widths` are those of keys and of values as they lie in memory, `loads` the elements of captured tensors
+    that regions read. `changes_output` says that a region does; of the `largest` score alone nothing is summed.
+    `tables` are the loads of a mask whose extremes over tiles a kernel before the main one finds out.
     """
 
     sizes: Sizes
@@ -72,6 +87,11 @@ class Problem:
     mask_ops: Mapping[str, int] = field(default_factory=dict[str, int])
     row_ops: Mapping[str, int] = field(default_factory=dict[str, int])
     has_lse: bool = False
+    widths: tuple[int, int] = (0, 0)
+    loads: tuple[CaptureLoad, ...] = ()
+    changes_output: bool = False
+    largest: bool = False
+    tables: tuple[CaptureLoad, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,11 @@ class Visits:
     `cut` tiles have `edge` keys and are tested. `looked` tiles were looked at to find out which they are. `heaviest`
     is the largest number of keys that one program visits. `exact` says that every tile was counted; else some rows
     were tried.
+
+    Keys are split over `splits` programs for each tile of rows. Of the keys in cut tiles, `cut_keys` exist;
+    `full_pairs` and `cut_pairs` count pairs of a row and a key in visited tiles that both exist. `steps` are turns of
+    the loops. On CPUs `tested` tiles of `tested_keys` and `tested_pairs` were asked whether the mask keeps any score.
+    Lists have `list_rows` entries, and all programs together go through `steps_listed` numbers of tiles.
     """
 
     programs: int
@@ -90,3 +115,13 @@ class Visits:
     looked: float = 0.0
     heaviest: float = 0.0
     exact: bool = True
+    splits: int = 1
+    cut_keys: float = 0.0
+    full_pairs: float = 0.0
+    cut_pairs: float = 0.0
+    steps: float = 0.0
+    tested: float = 0.0
+    tested_keys: float = 0.0
+    tested_pairs: float = 0.0
+    list_rows: int = 0
+    steps_listed: float = 0.0

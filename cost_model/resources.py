@@ -8,9 +8,10 @@ head dimensions 16 to 256, f16 and f32, causal, windowed and padding masks, a bi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .devices import Device
+from .schedule import Schedule
 from .stored_tiles import StoredTiles
 
 FMA_PER_THREAD_LIMIT = 256
@@ -35,10 +36,16 @@ SMALLEST_COPY = 4
 """Bytes of an element that can be copied to shared memory by itself, in the background."""
 
 OUTPUT_BYTES = 4
-"""Of an element of a result that is still to be merged with others."""
+"""Of an element of a result that is not yet rounded, or still to be merged with others."""
 
 BULK_SHARED_MEMORY = 1024
 """Bytes that the barriers of bulk copies take, and the alignment of what they copy; between 8 and 1024."""
+
+CLEARLY_FITS, CLEARLY_SPILLS = 0.6, 1.7
+"""Of the registers that tiles may ask for: beyond these parts no one need be asked."""
+
+SPILL_LOG_ODDS = 0.0
+"""Logarithm of the odds of spills from which on a kernel is refused: as likely as not."""
 
 DRIVER_SHARED_MEMORY = 1024
 """Bytes that the driver takes from a multiprocessor's shared memory for each program."""
@@ -58,6 +65,7 @@ class AttentionShape:
     `branches` where a tile may hold nothing (`skips` says that one may, of which no list tells).
     Where keys or values are stored in few bits, `row_bytes` is what a key and a value take, with their scales; scales
     of `key_group` keys for each channel are applied once a tile, if that lies in one group.
+    Kernels for `few_rows` split the keys, and store what is to be merged.
     On GPUs `keys` and `values` tell of tiles of codes, and products read queries of `query_bytes` an element.
     """
 
@@ -80,6 +88,7 @@ class AttentionShape:
     query_bytes: int = 0
     keys: StoredTiles | None = None
     values: StoredTiles | None = None
+    few_rows: bool = False
 
     @property
     def stored(self) -> bool:
@@ -116,6 +125,17 @@ class TileConfig:
     stages: int
 
 
+def as_scheduled(shape: AttentionShape, schedule: Schedule) -> AttentionShape:
+    """The shape with what a schedule says besides tile sizes."""
+    return replace(
+        shape,
+        branches=shape.skips and not schedule.lists,
+        bulk=bool(schedule.descriptors),
+        swapped=bool(schedule.swap),
+        specialised=bool(schedule.specialised),
+    )
+
+
 LEAST_WIDTH, LEAST_WIDTH_8_BITS = 16, 32
 """The fewest elements that a dot sums over."""
 
@@ -145,7 +165,7 @@ def shared_memory(config: TileConfig, shape: AttentionShape, device: Device) -> 
     Within 1 KiB of 330 kernels compiled for sm_80 and sm_90 with Triton 3.9, decode kernels included;
     an upper bound on other devices. What regions load waits in one tile less than there are stages.
     """
-    queries = config.block_m * shape.key_width * (shape.query_bytes or shape.element_bytes)
+    queries = config.block_m * shape.key_width * (shape.query_bytes or _product_bytes(config, shape, device))
     # What is too small for a copy in the background is loaded where it is needed.
     column = shape.column_bytes if shape.column_bytes >= SMALLEST_COPY else 0
     loaded = config.block_n * (config.block_m * shape.score_bytes + column)
@@ -163,10 +183,15 @@ def shared_memory(config: TileConfig, shape: AttentionShape, device: Device) -> 
     if buffers:
         # Exact dots cannot read transposed keys where bulk copies leave them: these are copied once more.
         loop += max(keys, weights) if shape.bulk and not shape.tensor_cores else weights
+    if not shape.tensor_cores and not shape.bulk:
+        loop += config.block_m * OUTPUT_BYTES  # a number for each row, as warps that share it exchange it
     if shape.specialised:
         # Warps that only load share nothing with the others, which here includes the room to store the result.
         loop += config.block_m * shape.value_width * OUTPUT_BYTES
-    return queries + loop + (config.stages - 1) * loaded + bulk
+    # Results of 8-bit products are wider than queries, in whose place others are brought in order.
+    element = OUTPUT_BYTES if shape.few_rows else 2
+    result = config.block_m * shape.value_width * element if shape.element_bytes == 1 else 0
+    return max(queries + loop + (config.stages - 1) * loaded + bulk, result)
 
 
 def _tile_bytes(config: TileConfig, shape: AttentionShape) -> tuple[int, int]:
@@ -197,6 +222,11 @@ def wide_products(config: TileConfig, shape: AttentionShape, device: Device) -> 
     return shape.tensor_cores and not device.operands_in_registers and rows >= WIDE_TENSOR_CORE_ROWS
 
 
+def _product_bytes(config: TileConfig, shape: AttentionShape, device: Device) -> int:
+    """The bytes of an element as products read it: only wide ones take 8-bit floats as they are."""
+    return shape.element_bytes if wide_products(config, shape, device) else max(2, shape.element_bytes)
+
+
 def _buffers(config: TileConfig, shape: AttentionShape, device: Device) -> int:
     """Tiles of keys, and of values, that are in shared memory at once; 0 where they come and go within a step.
 
@@ -215,7 +245,7 @@ def _weight_bytes(config: TileConfig, shape: AttentionShape, device: Device) -> 
     Wide products take them from registers. So do those of sm_80 whose warps divide the rows of both
     products; Triton has them divide columns where the result, or its last piece, is wider than high.
     """
-    bytes_ = config.block_m * config.block_n * shape.element_bytes
+    bytes_ = config.block_m * config.block_n * _product_bytes(config, shape, device)
     if shape.swapped or not shape.tensor_cores:
         return bytes_
     wide = wide_products(config, shape, device)
@@ -225,13 +255,13 @@ def _weight_bytes(config: TileConfig, shape: AttentionShape, device: Device) -> 
 def _bytes_of_a_step(config: TileConfig, shape: AttentionShape, device: Device, weights: int) -> int:
     """Bytes for keys, values and weights where nothing is loaded before the step that needs it."""
     keys, values = (config.block_n * width * shape.element_bytes for width in (shape.key_width, shape.value_width))
+    scores = config.block_m * config.block_n * shape.score_bytes
     if wide_products(config, shape, device):
-        return weights + (keys + values if shape.bulk else max(keys, values))
+        return weights + (keys + max(values, scores) if shape.bulk else max(keys, values, scores))
     if not shape.bulk:
-        return max(keys, values + weights)
+        return max(keys, values + weights, scores)
     if not shape.tensor_cores:
         return values + max(keys, weights)
-    scores = config.block_m * config.block_n * shape.score_bytes
     return max(keys, values + max(weights, scores))
 
 
@@ -303,21 +333,29 @@ def refusal(config: TileConfig, shape: AttentionShape, device: Device) -> str | 
         return f"{memory} bytes of shared memory, of {device.shared_memory}"
     if shape.specialised:
         return None  # the warps that compute are twice those of the schedule
+    share, words = register_share(config, shape, device)
+    if CLEARLY_FITS < share < CLEARLY_SPILLS:
+        # It asks the formulas of this module.
+        from .feasibility import log_odds_of_spills
+
+        if (odds := log_odds_of_spills(config, shape, device)) is not None:
+            return None if odds < SPILL_LOG_ODDS else f"{words}, and kernels like it spill"
+    return words if share > 1 else None
+
+
+def register_share(config: TileConfig, shape: AttentionShape, device: Device) -> tuple[float, str]:
+    """What tiles need of a thread's registers as a part of the limit, above which they usually spill; and in words."""
     demand, limit = register_demand(config, shape, device), device.tile_registers
+    width = max(shape.key_width, shape.value_width)
     if shape.bulk:
         limit = device.bulk_tile_registers
     elif shape.unaligned and shape.tensor_cores:
-        width = max(shape.key_width, shape.value_width)
         demand += config.block_n * width / (config.warps * device.warp_size)
         limit = min(limit, UNALIGNED_TILE_REGISTERS)
-    if demand > limit:
-        return f"{demand:.0f} registers a thread for tiles, of {limit:.0f}"
-    if shape.tensor_cores:
-        return None
-    work = fma_per_thread(config, shape, device)
-    if work > FMA_PER_THREAD_LIMIT:
-        return f"{work:.0f} multiply-adds a thread, of {FMA_PER_THREAD_LIMIT}"
-    width = max(shape.key_width, shape.value_width)
-    if config.block_n > max(16, FMA_KEY_ELEMENTS_LIMIT // width):
-        return f"{config.block_n * width} elements in a key tile, of {FMA_KEY_ELEMENTS_LIMIT}"
-    return None
+    shares = [(demand / limit, f"{demand:.0f} registers a thread for tiles, of {limit:.0f}")]
+    if not shape.tensor_cores:
+        work = fma_per_thread(config, shape, device)
+        shares.append((work / FMA_PER_THREAD_LIMIT, f"{work:.0f} multiply-adds a thread, of {FMA_PER_THREAD_LIMIT}"))
+        elements, most = config.block_n * width, max(16 * width, FMA_KEY_ELEMENTS_LIMIT)
+        shares.append((elements / most, f"{elements} elements in a key tile, of {FMA_KEY_ELEMENTS_LIMIT}"))
+    return max(shares, key=lambda share: share[0])

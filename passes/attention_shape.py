@@ -12,10 +12,9 @@ from ..ir.diagnostics import op_error
 from ..ir.dialects.attn import AttentionOp
 from .analyze_mask import analyze_mask
 from .head_pieces import head_pieces
-from .known_orders import KnownOrder
 from .mask_plan import MaskPlan
 from .mask_structure import MaskStructure
-from .plan_cpu import EDGE_KEYS, MaskWork
+from .plan_cpu import MaskWork
 from .stored_rows import stored_rows
 from .stored_tiles import StoredOperands
 from .tile_builder import COLUMNS, ROWS
@@ -51,6 +50,7 @@ def attention_shape(attention: AttentionOp, *, padded: bool = True, few_rows: bo
         query_bytes=1 if stored.products_of_codes else 0,
         keys=stored.key_tiles(pieces),
         values=stored.value_tiles(pieces),
+        few_rows=few_rows,
     )
 
 
@@ -88,16 +88,7 @@ def mask_work(attention: AttentionOp) -> MaskWork | None:
     if attention.mask.empty:
         return None
     # Numbers come as arrays, and small commands do not load numpy.
-    from .live_keys import LiveKeys, keys_of_blocks
+    from .live_keys import keys_of_blocks
 
     plan = MaskPlan.of(attention.mask)
-    if plan.kind == "opaque":
-        return None
-    queries, keys = (n if isinstance(n := type_.shape[2], int) else None for type_ in attention.shapes[:2])
-    known = KnownOrder.of(attention)
-    if known is not None:
-        queries, keys = known.queries, known.keys
-    live = LiveKeys.of(plan, queries, keys, EDGE_KEYS)
-    if known is not None:
-        live = replace(live, captures=known.captures(attention, live.queries, live.keys))
-    return MaskWork(live, len(attention.mask.block.ops) - 1, keys_of_blocks(plan))
+    return None if plan.kind == "opaque" else MaskWork(plan.kind, keys_of_blocks(plan))

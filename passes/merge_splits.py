@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from ..cost_model.devices import INTERPRETER, device_named
+from ..cost_model.counts import rows_of_merge
+from ..cost_model.devices import INTERPRETER, device_described
 from ..cost_model.schedule import Schedule
 from ..ir.attributes import DenseArrayAttr, IntegerAttr, Symbol, TensorType, f32, index
 from ..ir.builder import Builder
@@ -84,7 +85,7 @@ def _count_of_waves(programs: int, tiles: int, multiprocessors: int) -> int:
 
 
 def _multiprocessors(target: str) -> int:
-    return PRETENDED_MULTIPROCESSORS if target == INTERPRETER else device_named(target).multiprocessors
+    return PRETENDED_MULTIPROCESSORS if target == INTERPRETER else device_described(target).multiprocessors
 
 
 def partial_types(attention: AttentionOp) -> tuple[TensorType, TensorType]:
@@ -121,10 +122,6 @@ def merge_kernel(attention: AttentionOp, name: str, results: Sequence[str], sche
     return frame.kernel(grid, body)
 
 
-ROWS_OF_SPLITS, ROWS_OF_PARTS = 4, 16
-"""Rows that one program on a GPU merges: of few queries with many parts, and of many queries with two."""
-
-
 @dataclass(frozen=True)
 class _Merge:
     """Writes the body of a merging kernel. Rows are numbers on a CPU, and tiles of a few on a GPU."""
@@ -135,9 +132,7 @@ class _Merge:
     @property
     def rows(self) -> int:
         """Rows of a program; 0 where they are numbers."""
-        if self.schedule.lanes:
-            return 0
-        return ROWS_OF_SPLITS if self.schedule.split else ROWS_OF_PARTS
+        return 0 if self.schedule.lanes else rows_of_merge(self.schedule)
 
     @property
     def axes(self) -> tuple[int, ...]:

@@ -5,20 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ..cost_model.cpus import CPUS, Cpu
-from ..cost_model.devices import DEVICES, INTERPRETER, device_named
-from ..cost_model.resources import AttentionShape, TileConfig, shared_memory
+from ..cost_model.devices import DEVICES, INTERPRETER, TARGETS, device_named
+from ..cost_model.problem import Sizes
+from ..cost_model.resources import TileConfig, shared_memory
 from ..cost_model.schedule import Schedule
 from ..ir.core import Operation
-from ..ir.diagnostics import error, op_error
+from ..ir.diagnostics import error
 from ..ir.dialects.attn import AttentionOp
-from .attention_shape import as_stored, attention_shape, mask_work
+from .attention_shape import attention_shape
 from .manager import Pass, PassContext
-from .plan_cpu import cpu_schedule
 from .plan_gpu import GpuPlanner, Wish, as_scheduled
-
-CPU_CHOICES = ("block_m", "block_n", "columns", "edge_n", "lists", "split", "folded")
-"""What can be chosen for kernels on CPUs."""
+from .ranking import rank, reason
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class PlanAttention(Pass):
     `rows` asks for a kernel for that many pairs of a query and a head of its group, as decoding has
     them, which splits the keys; 0 for a kernel for any number. `wishes` are fields of the schedule
     that must be followed: `block_m=128`. `sizes` are those of the call to plan for, as `Sizes` writes them; where they
-    are not given, typical ones are taken.
+    are not given, typical ones are taken. On a CPU a call runs on up to `threads` cores.
     """
 
     name: ClassVar[str] = "plan"
@@ -36,25 +33,31 @@ class PlanAttention(Pass):
     rows: int = 0
     wishes: tuple[str, ...] = ()
     sizes: str = ""
+    threads: int = 1
 
     def run(self, module: Operation, ctx: PassContext) -> None:
-        cpu = CPUS.get(self.target)
-        device = None if cpu is not None or self.target == INTERPRETER else device_named(self.target)
+        if self.target not in TARGETS:
+            device_named(self.target)
         if self.rows < 0:
             raise error(f"rows must not be negative, but there are {self.rows}")
-        wishes = tuple(map(_wish, self.wishes))
+        wishes, sizes = tuple(map(_wish, self.wishes)), Sizes.parse(self.sizes) if self.sizes else None
         for operation in module.walk():
             if (attention := AttentionOp.match(operation)) is not None:
-                # Parts of split keys are merged by their log-sum-exp, which a largest score is not.
-                rows = 0 if attention.normaliser.value == "max" else self.rows
-                shape = attention_shape(attention, padded=cpu is None, few_rows=bool(rows))
-                if cpu is not None:
-                    schedule = _choose_native(attention, shape, cpu, rows, wishes)
-                else:
-                    schedule = GpuPlanner(attention, shape, device, rows, wishes).schedule()
+                schedule = self._plan(attention, wishes, sizes)
                 attention.schedule = schedule.to_attr()
                 ctx.statistics["attentions planned"] += 1
                 ctx.remark(operation, f"planned for {schedule.target}: {schedule.reason}")
+
+    def _plan(self, attention: AttentionOp, wishes: tuple[Wish, ...], sizes: Sizes | None) -> Schedule:
+        """The schedule of the first candidate; what was predicted is written down beside it."""
+        # Parts of split keys are merged by their log-sum-exp, which a largest score is not.
+        rows = 0 if attention.normaliser.value == "max" else self.rows
+        if self.target == INTERPRETER:
+            attention.decision = None
+            return GpuPlanner(attention, attention_shape(attention, few_rows=bool(rows)), None, rows, wishes).schedule()
+        ranking = rank(attention, self.target, rows, wishes, sizes, max(1, self.threads))
+        attention.decision = ranking.decision()
+        return replace(ranking.best.schedule, reason=reason(ranking))
 
 
 def _wish(text: str) -> Wish:
@@ -74,28 +77,3 @@ def planned_shared_memory(attention: AttentionOp) -> int | None:
     config = TileConfig(schedule.block_m, schedule.block_n, schedule.num_warps, schedule.num_stages)
     shape = attention_shape(attention, few_rows=schedule.few_rows)
     return shared_memory(config, as_scheduled(shape, schedule), device)
-
-
-def _choose_native(
-    attention: AttentionOp, shape: AttentionShape, cpu: Cpu, rows: int, wishes: tuple[Wish, ...] = ()
-) -> Schedule:
-    wanted = _cpu_wishes(wishes)
-    schedule = cpu_schedule(cpu, as_stored(attention, shape), rows, mask_work(attention))
-    if isinstance(schedule, str):
-        op_error(
-            attention.operation,
-            f"no tile sizes fit {cpu.name}: head dimensions {shape.key_width} and {shape.value_width} need {schedule}",
-        )
-    return replace(schedule, **wanted, reason="as asked") if wanted else schedule
-
-
-def _cpu_wishes(wishes: tuple[Wish, ...]) -> dict[str, int]:
-    """Fields of a CPU's schedule with numbers; CompileError on others."""
-    found: dict[str, int] = {}
-    for name, value in wishes:
-        if name not in CPU_CHOICES:
-            raise error(f"a kernel for a CPU has no option '{name}'; expected {', '.join(CPU_CHOICES)}")
-        if not isinstance(value, int):
-            raise error(f"option '{name}' of a kernel for a CPU must be a number, but is {value!r}")
-        found[name] = value
-    return found

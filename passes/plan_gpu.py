@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
-from typing import Any
+from typing import Any, NoReturn
 
 from ..cost_model.devices import Device
 from ..cost_model.resources import (
     LEAST_WIDTH_8_BITS,
     AttentionShape,
     TileConfig,
+    as_scheduled,
     occupancy,
     padded_width,
     refusal,
@@ -29,9 +30,13 @@ from .mask_plan import MaskPlan
 from .position_forms import M, N
 from .specialise import cannot_specialise
 from .stored_tiles import StoredOperands, lies_as_read, values_by_column
+from .tile_tables import mask_plan
 
 CLOSE = 0.02
 """Estimates that differ by less, relatively, say nothing about which is faster."""
+
+HOPELESS = 3.0
+"""Times the cycles of the best tiles for a score, from which on tiles are not worth ranking."""
 
 BLOCK_M, BLOCK_N, WARPS = (16, 32, 64, 128), (16, 32, 64, 128), (4, 8)
 DECODE_STAGES = 4
@@ -84,8 +89,7 @@ class GpuPlanner:
         self._stored.check(self.attention, self.device)
         shape = as_scheduled(self.shape, base)
         config, reason = self._tiles(self.device, shape, base, wanted)
-        tiles = dict(zip(TILE_FIELDS, (config.block_m, config.block_n, config.warps, config.stages), strict=True))
-        return replace(base, **tiles, persistent=self._programs(wanted, shape, config), reason=reason)
+        return self._with_tiles(base, shape, config, wanted, reason)
 
     @property
     def _stored(self) -> StoredOperands:
@@ -169,10 +173,49 @@ class GpuPlanner:
         """Rows of a tile that holds all rows of a call."""
         return padded_width(self.rows)
 
-    def _tiles(
+    def candidates(self) -> list[Schedule]:
+        """Every complete schedule that fits; the first error where none does."""
+        if self.device is None:
+            return [self.schedule()]
+        wanted = self._wanted()
+        base = replace(Schedule(0, 0, 0, 0), **self._kind(wanted))
+        self._stored.check(self.attention, self.device)
+        found: list[Schedule] = []
+        for options in self._variants(base, wanted):
+            shape = as_scheduled(self.shape, options)
+            considered = self._considered(self.device, shape, options, wanted)
+            fitting = _fitting(considered, shape, self.device)
+            if not (self.rows or options.specialised):
+                fitting = _hopeful(fitting, shape, self.device)
+            reason = f"of {len(fitting)} tile sizes that fit, of {len(considered)}"
+            found += [self._with_tiles(options, shape, config, wanted, reason) for config in fitting]
+            if not found:
+                self._refuse(considered[0], shape, self.device)
+        return found
+
+    def _variants(self, base: Schedule, wanted: Mapping[str, Any]) -> list[Schedule]:
+        """The usual options, then those that differ in what nobody asked for: loads, lists, and whether keys split."""
+        others: dict[str, list[Any]] = {}
+        if base.specialised:
+            return [base]
+        if base.descriptors and "descriptors" not in wanted:
+            others["descriptors"] = [base.descriptors, ""]
+        if "lists" not in wanted and (plan := mask_plan(self.attention)) is not None and plan.kind == "tiles":
+            others["lists"] = [1, 0]
+        if self.rows and "split" not in wanted:
+            others["split"] = [1, 0]
+        return [replace(base, **dict(zip(others, values, strict=True))) for values in product(*others.values())]
+
+    def _with_tiles(
+        self, base: Schedule, shape: AttentionShape, config: TileConfig, wanted: Mapping[str, Any], reason: str
+    ) -> Schedule:
+        tiles = dict(zip(TILE_FIELDS, (config.block_m, config.block_n, config.warps, config.stages), strict=True))
+        return replace(base, **tiles, persistent=self._programs(wanted, shape, config), reason=reason)
+
+    def _considered(
         self, device: Device, shape: AttentionShape, base: Schedule, wanted: Mapping[str, Any]
-    ) -> tuple[TileConfig, str]:
-        """The best tiles that fit, and why."""
+    ) -> list[TileConfig]:
+        """The tiles worth a look, whether or not they fit."""
         if base.specialised:
             considered: list[TileConfig] = [replace(SPECIALISED_TILE, block_n=n) for n in (128, 64, 32)]
         elif self.rows:
@@ -184,16 +227,24 @@ class GpuPlanner:
         considered = [config for config in considered if shape.suits(config.block_n)] or considered
         if values_by_column(self.attention):
             considered = [config for config in considered if config.block_n >= LEAST_WIDTH_8_BITS]
-        considered = _as_wished(self._inside_blocks(considered), wanted)
-        fitting = [config for config in considered if refusal(config, shape, device) is None]
+        return _as_wished(self._inside_blocks(considered), wanted)
+
+    def _refuse(self, smallest: TileConfig, shape: AttentionShape, device: Device) -> NoReturn:
+        op_error(
+            self.attention.operation,
+            f"no tile sizes fit {device.name}: head dimensions {shape.key_width} and {shape.value_width} of "
+            f"{shape.element_bytes} bytes need, even in tiles of {smallest.block_m}x{smallest.block_n}, "
+            f"{refusal(smallest, shape, device)}",
+        )
+
+    def _tiles(
+        self, device: Device, shape: AttentionShape, base: Schedule, wanted: Mapping[str, Any]
+    ) -> tuple[TileConfig, str]:
+        """The best tiles that fit, and why."""
+        considered = self._considered(device, shape, base, wanted)
+        fitting = _fitting(considered, shape, device)
         if not fitting:
-            smallest = considered[0]
-            op_error(
-                self.attention.operation,
-                f"no tile sizes fit {device.name}: head dimensions {shape.key_width} and {shape.value_width} of "
-                f"{shape.element_bytes} bytes need, even in tiles of {smallest.block_m}x{smallest.block_n}, "
-                f"{refusal(smallest, shape, device)}",
-            )
+            self._refuse(considered[0], shape, device)
         if base.specialised:
             best = fitting[0]
         elif self.rows:
@@ -225,15 +276,25 @@ class GpuPlanner:
         return int(asked)
 
 
-def as_scheduled(shape: AttentionShape, schedule: Schedule) -> AttentionShape:
-    """The shape with what a schedule says besides tile sizes."""
-    return replace(
-        shape,
-        branches=shape.skips and not schedule.lists,
-        bulk=bool(schedule.descriptors),
-        swapped=bool(schedule.swap),
-        specialised=bool(schedule.specialised),
-    )
+def gpu_candidates(
+    attention: AttentionOp, shape: AttentionShape, device: Device, rows: int = 0, wishes: tuple[Wish, ...] = ()
+) -> list[Schedule]:
+    """Every complete schedule that fits `device`, in no order; CompileError where there is none.
+
+    `shape`, `rows` and `wishes` are as for `GpuPlanner`; what the wishes leave open varies.
+    """
+    return GpuPlanner(attention, shape, device, rows, wishes).candidates()
+
+
+def _fitting(considered: Sequence[TileConfig], shape: AttentionShape, device: Device) -> list[TileConfig]:
+    return [config for config in considered if refusal(config, shape, device) is None]
+
+
+def _hopeful(fitting: Sequence[TileConfig], shape: AttentionShape, device: Device) -> list[TileConfig]:
+    """Without the tiles of which no mask and no length makes the fastest."""
+    cycles = {config: cycles_per_score(config, shape, device) for config in fitting}
+    limit = HOPELESS * min(cycles.values(), default=0.0)
+    return [config for config in fitting if cycles[config] <= limit]
 
 
 def _as_wished(considered: Sequence[TileConfig], wanted: Mapping[str, Any]) -> list[TileConfig]:

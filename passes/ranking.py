@@ -12,13 +12,14 @@ from ..cost_model.devices import DEVICES, INTERPRETER, Device, device_named
 from ..cost_model.learned import fallback_reason, learned_for
 from ..cost_model.prediction import ANALYTICAL, LEARNED, Estimate, Prediction
 from ..cost_model.problem import Problem, Sizes, Visits
-from ..cost_model.resources import AttentionShape
+from ..cost_model.resources import AttentionShape, TileConfig, as_scheduled, shared_memory
 from ..cost_model.schedule import Schedule
 from ..ir.attributes import Attribute, DictAttr, FloatAttr, IntegerAttr, StringAttr, f64
+from ..ir.core import Value
 from ..ir.diagnostics import error, op_error
 from ..ir.dialects.attn import AttentionOp
 from .attention_shape import as_stored, attention_shape, mask_work
-from .plan_cpu import cpu_candidates
+from .plan_cpu import cpu_candidates, scratch_of
 from .plan_gpu import Wish, gpu_candidates
 from .problem import problem_of
 
@@ -28,8 +29,8 @@ CPU_CHOICES = ("block_m", "block_n", "columns", "edge_n", "lists", "split", "fol
 RUNNERS_UP = 2
 """Candidates behind the first that are written down beside it."""
 
-TYPICAL = Sizes()
-"""What is taken of sizes that neither types nor a call tell."""
+TYPICAL_HEADS, TYPICAL_LENGTH, GPU_LENGTH, DECODE_HEADS, DECODE_LENGTH = 32, 1024, 4096, 8, 8192
+"""What is taken of sizes that nothing tells."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,12 @@ def rank(
     rows: int = 0,
     wishes: tuple[Wish, ...] = (),
     sizes: Sizes | None = None,
+    threads: int = 1,
 ) -> Ranking:
     """Every candidate for kernels of `attention` on `target`, best first; CompileError where there is none.
 
     `rows` and `wishes` are those of the pass `plan`, `sizes` those of the call to plan for, typical ones if None.
+    On a CPU calls run on up to `threads` cores.
     """
     cpu = CPUS.get(target)
     shape = attention_shape(attention, padded=cpu is None, few_rows=bool(rows))
@@ -90,7 +93,9 @@ def rank(
         schedules = gpu_candidates(attention, shape, device_named(target), rows, wishes)
     else:
         schedules = cpu_schedules(attention, as_stored(attention, shape), cpu, rows, wishes)
-    return ranked(attention, schedules, target, problem_of(attention, sizes_of(attention, sizes), padded=cpu is None))
+    sizes = sizes_of(attention, sizes, target, rows)
+    problem = problem_of(attention, sizes, padded=cpu is None, few_rows=bool(rows))
+    return ranked(attention, schedules, target, problem, threads=threads)
 
 
 def cpu_schedules(
@@ -121,29 +126,37 @@ def _cpu_wishes(wishes: tuple[Wish, ...]) -> dict[str, Any]:
     return dict(wishes)
 
 
-def ranked(attention: AttentionOp, schedules: Sequence[Schedule], target: str, problem: Problem) -> Ranking:
+def ranked(
+    attention: AttentionOp,
+    schedules: Sequence[Schedule],
+    target: str,
+    problem: Problem,
+    captures: Mapping[Value, Any] | None = None,
+    threads: int = 1,
+) -> Ranking:
     """Order `schedules`, which all fit `target`, by the predicted seconds of a call like `problem`.
 
-    The same schedules get the same order whatever theirs was.
+    The same schedules get the same order whatever theirs was. `captures` are arrays of captured tensors by the mask
+    region's arguments, where they are known. On a CPU calls run on up to `threads` cores.
     """
     from .visits import MaskVisits
 
-    visited = MaskVisits(attention, problem.sizes)
+    visited = MaskVisits(attention, problem.sizes, captures)
     visits = [visited.at(schedule) for schedule in schedules]
-    estimates = [estimated(problem, s, v, target) for s, v in zip(schedules, visits, strict=True)]
+    estimates = [estimated(problem, s, v, target, threads) for s, v in zip(schedules, visits, strict=True)]
     predictions, note = _corrected(problem, schedules, visits, estimates, target)
     rows = zip(schedules, visits, estimates, predictions, strict=True)
     ordered = sorted((Candidate(*row) for row in rows), key=_order)
     return Ranking(problem, tuple(ordered), note)
 
 
-def estimated(problem: Problem, schedule: Schedule, visits: Visits, target: str) -> Estimate:
-    """The analytical model's answer for `target`, a CPU or a GPU."""
+def estimated(problem: Problem, schedule: Schedule, visits: Visits, target: str, threads: int = 1) -> Estimate:
+    """The analytical model's answer for `target`, a GPU or so many `threads` of a CPU."""
     place = _place(target)
     if isinstance(place, Cpu):
         from ..cost_model.cpu_time import cpu_estimate
 
-        return cpu_estimate(problem, schedule, visits, rates_for(place.name))
+        return cpu_estimate(problem, schedule, visits, rates_for(place.name, threads))
     from ..cost_model.gpu_time import gpu_estimate
 
     return gpu_estimate(problem, schedule, visits, place)
@@ -187,16 +200,17 @@ def difference(schedule: Schedule, other: Schedule) -> str:
     return ", ".join(f"{name}={value}" for name, value in found.items())
 
 
-def sizes_of(attention: AttentionOp, given: Sizes | None = None) -> Sizes:
-    """The sizes of a call: those that types say, else `given`, else typical ones."""
-    base = given or TYPICAL
+def sizes_of(attention: AttentionOp, given: Sizes | None = None, target: str = "", rows: int = 0) -> Sizes:
+    """The sizes of a call: those that types say, else `given`, else what is typical of `target` and for `rows`."""
+    group = max(1, attention.group.value)
+    base = given or typical(target, rows, group)
     q, k, _ = attention.shapes
     batch, heads, queries = (n if isinstance(n, int) else None for n in q.shape[:3])
     keys = k.shape[2] if isinstance(k.shape[2], int) else None
     heads = base.heads if heads is None else heads
-    group = max(1, attention.group.value)
-    if given is None and keys is None and queries is not None:
-        keys = queries
+    if given is None and not rows:
+        # Where one length is known, the other is taken to be the same.
+        keys, queries = keys or queries, queries or keys
     return Sizes(
         base.batch if batch is None else batch,
         max(heads, group),
@@ -204,6 +218,14 @@ def sizes_of(attention: AttentionOp, given: Sizes | None = None) -> Sizes:
         base.queries if queries is None else queries,
         base.keys if keys is None else keys,
     )
+
+
+def typical(target: str, rows: int, group: int) -> Sizes:
+    """What is taken of sizes that neither types nor a call tell: enough to keep a GPU busy, less on a CPU."""
+    if rows:
+        return Sizes(1, DECODE_HEADS * group, DECODE_HEADS, max(1, rows // group), DECODE_LENGTH)
+    batch, length = (1, TYPICAL_LENGTH) if target in CPUS else (4, GPU_LENGTH)
+    return Sizes(batch, TYPICAL_HEADS, max(1, TYPICAL_HEADS // group), length, length)
 
 
 def has_times(target: str) -> bool:
@@ -220,9 +242,26 @@ def _rounded(x: float) -> float:
     return float(f"{x:.4g}")
 
 
-def in_words(decision: Mapping[str, object]) -> str:
-    """A decision as a line for people."""
-    told = f"{decision['predicted_us']} us predicted ({decision['source']}"
-    if decision.get("source") == LEARNED:
-        told += f", {decision['analytical_us']} by the analytical model"
-    return f"{told}) for {decision['sizes']}, best of {decision['candidates']}"
+SHOWN_TERMS = 4
+
+
+def reason(ranking: Ranking) -> str:
+    """Why the first was chosen, in words: what it takes, and the largest parts of that."""
+    best = ranking.best
+    terms = sorted((t for t in best.estimate.terms if not t.hidden and t.seconds > 0), key=lambda t: -t.seconds)
+    parts = ", ".join(f"{t.name} {1e6 * t.seconds:.3g}" for t in terms[:SHOWN_TERMS])
+    told = f"{1e6 * best.prediction.analytical:.4g} us by the analytical model ({parts})"
+    told = f"{_tiles_in_words(best.schedule, ranking.problem.shape)}, {told}"
+    return f"{told} for {ranking.problem.sizes}; best of {len(ranking.candidates)} that fit"
+
+
+def _tiles_in_words(schedule: Schedule, shape: AttentionShape) -> str:
+    """The tiles of a schedule, and the memory that they take."""
+    tiles = f"{schedule.block_m}x{schedule.block_n} tiles"
+    if schedule.lanes:
+        vectors = schedule.block_m // schedule.lanes
+        block = f" in register blocks of {vectors} vectors by {schedule.columns}" if vectors else ""
+        return f"{tiles}{block}, {scratch_of(schedule, shape)} bytes of scratch memory"
+    config = TileConfig(schedule.block_m, schedule.block_n, schedule.num_warps, schedule.num_stages)
+    memory = shared_memory(config, as_scheduled(shape, schedule), device_named(schedule.target))
+    return f"{tiles}, {memory} bytes of shared memory"

@@ -32,7 +32,7 @@ class Rates:
     bandwidth: float
 
 
-CPU_RATES = Rates(start=3e-6, element=7e-10, bandwidth=4e10)
+CPU_RATES = Rates(start=4e-6, element=2.5e-10, bandwidth=4e10)
 """One core, tensors in caches: measured on a Zen 5 with rotary embeddings of 16 to 1024 rows."""
 
 GPU_START = 2.5e-6

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from ..cost_model.cpus import CPUS
+from ..cost_model.cpu_time import score_cycles
+from ..cost_model.cpus import CPUS, rates_for
 from ..cost_model.devices import DEVICES
 from ..cost_model.resources import TileConfig
 from ..cost_model.roofline import cycles_per_score
@@ -20,7 +21,6 @@ from .grid_masks import Grid
 from .manager import PassContext
 from .mask_forms import MaskForms
 from .plan import PlanAttention
-from .plan_cpu import Blocking, blocking_cycles
 from .plan_gpu import as_scheduled
 from .token_tiles import Boxes, BoxSearch, Work, work_of
 
@@ -147,10 +147,7 @@ def _score_time(attention: AttentionOp, schedule: Schedule) -> float:
     """Of one score in full tiles: seconds on a whole GPU, cycles of one core of a CPU."""
     shape = attention_shape(attention, padded=not schedule.lanes)
     if schedule.lanes:
-        cpu = CPUS[schedule.target]
-        blocking = Blocking(schedule.block_m // schedule.lanes, schedule.columns, schedule.block_n)
-        cycles = blocking_cycles(blocking, cpu, shape)
-        return (cycles.dots + cycles.softmax + cycles.rescaling + cycles.streams) / schedule.lanes
+        return score_cycles(shape, schedule, rates_for(schedule.target), str(attention.shapes[0].element))
     device = DEVICES.get(schedule.target, DEVICES[DEFAULT_DEVICE])
     config = TileConfig(schedule.block_m, schedule.block_n, schedule.num_warps, max(1, schedule.num_stages))
     return cycles_per_score(config, as_scheduled(shape, schedule), device) / device.multiprocessors / device.clock

@@ -210,10 +210,10 @@ def memory(settings: Settings) -> Section:
     return section
 
 
-def child(*arguments: str) -> dict[str, Any]:
-    """What `children.py` prints, in a process of its own whose cache is the folder that comes second."""
+def child(*arguments: str, module: str = "benchmarks.cpu.children") -> dict[str, Any]:
+    """What a module such as `children.py` prints, in a process of its own whose cache is the second argument."""
     environment = {**os.environ, "ATTIR_CACHE_DIR": arguments[1]}
-    command = [sys.executable, "-m", "benchmarks.cpu.children", arguments[0], *arguments[2:]]
+    command = [sys.executable, "-m", module, arguments[0], *arguments[2:]]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")

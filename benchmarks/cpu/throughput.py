@@ -6,8 +6,10 @@ import itertools
 import sys
 from collections.abc import Iterator, Mapping
 
+from attir.compiler.calibrate_cpu import beyond_caches
+
 from . import rivals
-from .machine import Peak, Reading, beyond_caches
+from .machine import Peak, Reading
 from .measuring import Call, Settings, Times, interleaved
 from .problems import DTYPES, Decode, Problem
 from .results import Bar, Row, Section

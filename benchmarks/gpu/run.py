@@ -2,7 +2,8 @@
 
     python benchmarks/gpu/run.py                     on a GPU: all of it
     python benchmarks/gpu/run.py --correctness-only  the generated kernels against float64
-    python benchmarks/gpu/run.py --collect           more candidates, whose times and schedules the JSON lists
+    python benchmarks/gpu/run.py --collect FILE      more candidates, whose times and schedules the JSON lists; and
+                                                     FILE gets times to train the cost model on, in a third of the time
     python benchmarks/gpu/run.py --budget 300        seconds for all of it; 480 without
 
 Times the planner's choice, its runners-up and other ways to run it beside SDPA (each of its
@@ -28,6 +29,7 @@ sys.path[:0] = [str(ROOT / "typings"), str(ROOT)]
 
 import torch  # noqa: E402
 
+from attir.compiler.collect_command import run as collect_times  # noqa: E402
 from benchmarks.gpu.bench import Budget, cuda_bench  # noqa: E402
 from benchmarks.gpu.kernels import check, problems  # noqa: E402
 from benchmarks.gpu.record import HEADER, Record  # noqa: E402
@@ -38,6 +40,9 @@ __all__ = ["check", "main", "problems"]
 SECONDS = 480.0
 TESTS_SHARE, CHECKS_SHARE = 0.25, 0.5
 """The part of all time that the tests may take, and of what is left then the part that checks may take."""
+
+COLLECT_SHARE = 1 / 3
+"""The part of all time that goes into times for the cost model, where they are asked for."""
 
 
 def run_tests(seconds: float) -> str:
@@ -71,7 +76,7 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--correctness-only", action="store_true", help="no tests, no times")
     parser.add_argument("--speed-only", action="store_true", help="no tests, and only what is timed is checked")
-    parser.add_argument("--collect", action="store_true", help="time more candidates, for a cost model")
+    parser.add_argument("--collect", type=Path, metavar="FILE", help="time more candidates, for the cost model")
     parser.add_argument("--budget", type=float, default=SECONDS, metavar="S", help="seconds for the times")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the JSON goes (benchmarks/results/)")
     return parser.parse_args(argv)
@@ -81,13 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """1 where a test or a kernel fails, else 0; figures below their bars are no failure."""
     arguments = arguments_of(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    record, budget = Record.start(), Budget.of(arguments.budget)
+    collected = COLLECT_SHARE * arguments.budget if arguments.collect else 0.0
+    record, budget = Record.start(), Budget.of(arguments.budget - collected)
     timed = device == "cuda" and not arguments.correctness_only
     if timed and not arguments.speed_only:
         record.tests = run_tests(TESTS_SHARE * arguments.budget)
     right = (timed and arguments.speed_only) or correctness(record, device, budget if timed else None)
     if timed:
-        speed(record, cuda_bench(), budget, collect=arguments.collect)
+        speed(record, cuda_bench(), budget, collect=bool(arguments.collect))
+        if arguments.collect:
+            collect_times(["--collect", "--gpu", "--out", str(arguments.collect), "--seconds", str(collected)])
         record.figures = figures(record)
         right = all(found.holds for found in record.checked)
     if timed or arguments.out:

@@ -18,6 +18,7 @@ from .arith import ARITH
 from .aten import ATEN
 from .attn import ATTN
 from .call import Array, Call, Handler
+from .counting import WorkCounter
 from .flex import flex_attention, get_attr
 from .fx import FX
 from .math import MATH
@@ -32,11 +33,13 @@ ALIASES = frozenset({SliceOp.op_name, GroupRowsOp.op_name})
 """Ops whose result is the memory of their operand, so that stores reach it."""
 
 
-def interpret(module: Operation, function: str, *arguments: Any, precise: bool = False) -> list[Any]:
+def interpret(
+    module: Operation, function: str, *arguments: Any, precise: bool = False, counter: WorkCounter | None = None
+) -> list[Any]:
     """What `function` (a `func.func`, or a `tile.kernel`) of `module` returns for numpy arguments.
 
     Tensors come back as arrays, other values as Python numbers. A kernel returns nothing: its
-    stores change the arrays passed for it. bf16 tensors are float32 arrays, in and out.
+    stores change the arrays passed for it. bf16 tensors are float32 arrays, in and out. A `counter` counts on.
     Fails with a located error on an op without a meaning here, on sizes that do not fit, and on
     any access outside of a tensor.
     """
@@ -44,7 +47,7 @@ def interpret(module: Operation, function: str, *arguments: Any, precise: bool =
     kernel = KernelOp.match(op)
     block = (kernel.body if kernel else FuncOp(op).body).block
     data = _bind(op, [a.type for a in block.arguments], arguments, precise)
-    machine = Interpreter(precise)
+    machine = Interpreter(precise, counter=counter)
     if kernel is None:
         returned = machine.run_region(op.regions[0], data)
         types = [v.type for v in block.terminator.operands]
@@ -60,12 +63,13 @@ def interpret(module: Operation, function: str, *arguments: Any, precise: bool =
 class Interpreter:
     """Executes regions; holds the data of every value met so far.
 
-    `program` is the position in the grid of the kernel program that is running.
+    `program` is the position in the grid of the kernel program that is running. A `counter` is told of every op.
     """
 
     precise: bool = False
     program: tuple[int, ...] = ()
     values: dict[Value, Array] = field(default_factory=dict[Value, Array])
+    counter: WorkCounter | None = None
 
     def run_region(self, region: Region, arguments: Sequence[Array]) -> list[Array]:
         """Bind the block's arguments, execute its ops, and give what its terminator reads."""
@@ -96,7 +100,10 @@ class Interpreter:
     def _results(self, op: Operation, handler: Handler) -> Sequence[Array]:
         operands = [self.values[v] for v in op.operands]
         try:
-            return handler(Call(op, operands, self.precise, self.program, self.run_region))
+            results = handler(Call(op, operands, self.precise, self.program, self.run_region))
+            if self.counter is not None:
+                self.counter.note(op, operands, results)
+            return results
         except (ValueError, IndexError, ArithmeticError) as problem:
             shapes = ", ".join(str(x.shape) for x in operands)
             op_error(op, f"cannot be executed on operands of shape {shapes}: {problem}")

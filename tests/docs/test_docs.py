@@ -3,9 +3,9 @@
 A block fenced as `console` holds lines `$ command` and the output that follows; `...` stands for
 anything, as in doctest. Measured errors and times, line counts of kernels, the place of installed
 packages, and the plan of a native kernel with what it absorbs and visits, which is made for the CPU
-at hand, may differ from the page. `make` commands are what surrounds this test and are not run
-inside it; a block fenced as `console gpu` needs a device and is only checked to name commands that
-exist.
+at hand, and what is predicted may differ from the page. `make` commands are what surrounds this test
+and are not run inside it; a block fenced as `console gpu` needs a device and is only checked to name
+commands that exist.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _VARYING = (
     (re.compile(r"( v, heads \d+/\d+), rope\(half\)"), r"\1"),
     (re.compile(r"\n +rows +\w+ (absorbed|stays outside): .*"), ""),
     (re.compile(r"\n +tiles +\d+ of \d+ live, .*"), ""),
+    (re.compile(r"\n +(predicted|measured|next|among|note) +.*"), ""),
     (re.compile(r"\S*site-packages/(\S+):\d+"), r"\1"),
 )
 

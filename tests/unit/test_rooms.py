@@ -18,6 +18,9 @@ BELOW = {
     "attir": ("compiler", "ir"),
 }
 HEAVY = ("torch", "triton", "transformers", "torch_mlir")
+TRAINING = ("cost_model", "training")
+"""The folder below the compiler that may import PyTorch, since nothing imports it but commands that train."""
+TRAINERS = ("compiler/train_command.py", "compiler/training_samples.py")
 
 
 def modules() -> list[Path]:
@@ -43,5 +46,15 @@ def test_imports_flow_down(path: Path) -> None:
             assert other in BELOW[room], f"{inside} imports from {other}"
         elif level == 0 and name.split(".")[0] == "attir":
             assert room == "attir", f"{inside} imports {name} absolutely"
-        elif level == 0 and room not in ("compiler", "attir"):
+        elif level == 0 and room not in ("compiler", "attir") and inside.parts[:2] != TRAINING:
             assert name.split(".")[0] not in HEAVY, f"{inside} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_training_imports_training(path: Path) -> None:
+    """So that plans need no PyTorch."""
+    inside = path.relative_to(ROOT)
+    if inside.parts[:2] == TRAINING or inside.as_posix() in TRAINERS:
+        return
+    for _, name in imports(ast.parse(path.read_text())):
+        assert "training" not in name.split("."), f"{inside} imports {name}"

@@ -11,7 +11,7 @@
 // IR: arith.addf
 // IR: dce
 // PASS: unknown pass 'canonicalise'; did you mean 'canonicalize'?
-// OPTION: pass 'plan' has no option 'speed' (it has target: str, rows: int, wishes: list of str, sizes: str)
+// OPTION: pass 'plan' has no option 'speed' (it has target: str, rows: int, wishes: list of str, sizes: str, threads: int)
 // ABSENT: pass 'cse' is not in the pipeline
 "func.func"() <{function_type = () -> f32, sym_name = "sum"}> ({
   %0 = "arith.constant"() <{value = 1.0 : f32}> : () -> f32

@@ -13,6 +13,7 @@ from attir.compiler.custom_op import Runner
 from attir.compiler.options import Options
 from attir.compiler.report import Variant
 from attir.compiler.sites import Watcher
+from attir.cost_model.problem import Sizes
 from attir.ir.core import Operation
 from attir.ir.dialects.func import FuncOp
 from attir.ir.interpreter import interpret
@@ -34,7 +35,7 @@ class ReferenceSite:
         """There will never be another kernel."""
 
 
-def reference_site(module: Operation, options: Options, queries: int | None = None) -> ReferenceSite:
+def reference_site(module: Operation, options: Options, call: Sizes | int | None = None) -> ReferenceSite:
     """The site compiler: numpy instead of a kernel."""
     name = next(FuncOp(op).sym_name.value for op in module.walk() if op.name == "func.func")
 
@@ -46,5 +47,6 @@ def reference_site(module: Operation, options: Options, queries: int | None = No
         assert bool(lse) == want_lse
         return torch.as_tensor(out).to(q.dtype), torch.as_tensor(lse[0]) if want_lse else torch.empty(0)
 
+    queries = call.queries if isinstance(call, Sizes) else call
     source = f"{print_operation(module)}// {options.backend} for {queries} queries\n"
     return ReferenceSite(run, source)

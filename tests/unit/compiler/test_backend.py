@@ -21,6 +21,7 @@ from attir.compiler import backend as backend_module
 from attir.compiler.backend import Backend
 from attir.compiler.options import Options
 from attir.compiler.report import shortened
+from attir.cost_model.problem import Sizes
 
 Q, K, V = (torch.randn(2, 4, 8, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
 SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])
@@ -185,7 +186,7 @@ def test_a_softmax_that_is_no_attention_is_no_refusal() -> None:
 
 
 def test_a_site_without_a_kernel_runs_as_it_was() -> None:
-    backend = Backend(Options(), lambda module, options, queries=None: refuse())
+    backend = Backend(Options(), lambda module, options, call=None: refuse())
     compiled: Any = torch.compile(alibi_window, backend=backend)
     assert torch.equal(compiled(Q, K, V, SLOPES), alibi_window(Q, K, V, SLOPES))
     (site,) = backend.report.sites
@@ -216,9 +217,9 @@ def test_autocast_is_refused() -> None:
 def test_equal_sites_share_a_kernel() -> None:
     compiled_sites: list[int] = []
 
-    def counting(module: Any, options: Options, queries: int | None = None) -> Any:
+    def counting(module: Any, options: Options, call: Sizes | int | None = None) -> Any:
         compiled_sites.append(1)
-        return reference_site(module, options, queries)
+        return reference_site(module, options, call)
 
     def two_layers(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return by_hand(by_hand(q, k, v), k, v)

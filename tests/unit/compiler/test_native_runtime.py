@@ -11,17 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 
+from attir.codegen.mlir import NativeModule
 from attir.compiler import native_calls, native_kernels
 from attir.compiler.attention_cases import Case
 from attir.compiler.lowering import Lowered
 from attir.compiler.native_kernels import Choice, CpuKernel, LoadedKernel, NativeKernels, rows_for
 from attir.compiler.native_runtime import NativeRunner
-from attir.compiler.report import Variant
+from attir.compiler.site_plans import Calls, Wishes
+from attir.cost_model.problem import Sizes
 from attir.ir.attributes import f32
 from attir.ir.diagnostics import CompileError
 
@@ -89,18 +91,20 @@ def merge(tensors: list[torch.Tensor]) -> None:
 
 
 class FakeKernels(NativeKernels):
-    """Kernels that compile in no time to the functions above; the slow way is counted."""
+    """Kernels that compile in no time to the functions above, one for each choice; the slow way is counted."""
 
     def __init__(self, case: Case, captures: Sequence[int] = (), seconds: float = 0.0) -> None:
-        super().__init__(case.module(), "avx512")
+        super().__init__(case.module(), "avx512", cache=False)
         self.compiled: list[Choice] = []
         self.functions: dict[Choice, list[FakeFunction]] = {}
         self.seconds, self.ranks = seconds, (*INPUTS, *captures)
 
-    def _compile(self, choice: Choice, calls: str) -> LoadedKernel:
+    def for_call(self, choice: Choice, sizes: Sizes, call: object) -> LoadedKernel:
+        return self.get(choice, sizes.queries)
+
+    def _build(self, choice: Choice, wishes: Wishes, calls: Calls | None) -> tuple[LoadedKernel, str]:
         time.sleep(self.seconds)
         self.compiled.append(choice)
-        self.variants.append(Variant(calls, "fake"))
         parts = 0 < choice.rows <= 8
         folded = {"lanes": 16, "folded": int(choice.rows > 0), "split": int(parts)}
         plan = {"block_m": 8, "block_n": 4, "num_warps": 1, "num_stages": 1, **folded}
@@ -112,7 +116,8 @@ class FakeKernels(NativeKernels):
         else:
             functions = [FakeFunction((*self.ranks, 4), without_lse)]
         self.functions[choice] = functions
-        return LoadedKernel(CpuKernel(lowered, cast(Any, None), choice), tuple(functions), self.out_dtype)
+        native = NativeModule("", (), 0)
+        return LoadedKernel(CpuKernel(lowered, native, choice), tuple(functions), self.out_dtype), "fake"
 
 
 def tensors(

@@ -130,8 +130,8 @@ def test_a_model_over_many_lengths(compiled_texts: Counter[str]) -> None:
         for _ in range(2):
             check(compiled, plain, exact, torch.randn(2, 1, 72))
         assert len(report.graphs) <= 3, str(report)
-    # Both layers compute the same.
-    assert len(compiled_texts) == len(set(kinds(report))) == 8 and set(compiled_texts.values()) == {1}
+    # Both layers compute the same, and kernels for few rows may have equal schedules.
+    assert len(set(kinds(report))) == 8 and len(compiled_texts) <= 8 and set(compiled_texts.values()) == {1}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,23 @@ from attir.sparsity import select
     [
         ({"backend": "foo"}, "unknown backend 'foo'; expected auto, native, triton, interpret"),
         ({"rest": "foo"}, "unknown rest 'foo'; expected eager, inductor"),
-        ({"autotune": "top3"}, "autotune='top3' is not available yet"),
+        (
+            {"autotune": "best"},
+            "unknown autotune 'best'; expected 'off', 'topK' with a number K such as 'top3', 'full'",
+        ),
+        ({"autotune": "top0"}, "unknown autotune 'top0'"),
+        ({"autotune": "background:off"}, "unknown autotune 'background:off'"),
+        ({"autotune": "background:"}, "unknown autotune 'background:'"),
+        ({"autotune": 3}, "autotune must be a string, but is 3; expected 'off'"),
+        ({"tune_seconds": 0}, "tune_seconds must be a positive number of seconds for a site, but is 0"),
+        (
+            {"tune_seconds": float("inf"), "autotune": "top3"},
+            "must be a positive number of seconds for a site, but is inf",
+        ),
+        (
+            {"autotune": "top3", "backend": "interpret"},
+            "autotune='top3' measures kernels, but backend 'interpret' runs",
+        ),
         ({"max_error": 0.1}, "max_error=0.1 is a budget for sparsity='auto' or quantize='auto', or for a scheme"),
         ({"max_error": 0, "sparsity": "auto"}, "max_error must be a positive relative error, but is 0"),
         ({"max_error": float("nan"), "sparsity": "auto"}, "max_error must be a positive relative error, but is nan"),
@@ -40,6 +56,24 @@ def test_a_wrong_option_is_refused_in_words(option: dict[str, Any], message: str
     with pytest.raises(attir.CompileError) as caught:
         Options(**option)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "background"),
+    [
+        ("off", 0, False),
+        ("top1", 1, False),
+        ("top24", 24, False),
+        ("full", None, False),
+        ("background", 3, True),
+        ("background:top8", 8, True),
+        ("background:full", None, True),
+    ],
+)
+def test_how_much_is_measured(text: str, count: int | None, background: bool) -> None:
+    tuning = Options(autotune=text, tune_seconds=2).tuning
+    assert (tuning.count, tuning.background, tuning.seconds) == (count, background, 2.0)
+    assert tuning.wanted == (text != "off")
 
 
 def test_compile_checks_options_at_once() -> None:

@@ -11,7 +11,8 @@ import torch
 
 import attir
 from attir.compiler import native_support, options, places
-from attir.compiler.places import place_for, warn_once
+from attir.compiler.places import place_for
+from attir.compiler.warn_once import warn_once
 
 CPU, GPU = torch.empty(1), torch.empty(1, device="meta")
 LACKS = "the native backend needs torch-mlir, which is not installed; pip install torch-mlir"

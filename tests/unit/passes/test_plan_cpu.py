@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import pytest
 from unit.passes.test_plan import attention_in, module, plan
 
-from attir.compiler.attention_cases import Case, Form, window
+from attir.compiler.attention_cases import Case, Form, Shape, window
+from attir.compiler.collected_kernels import OneKernel, wishes_of
+from attir.compiler.host_cpu import host_target
+from attir.compiler.native_runtime import NativeRunner
 from attir.cost_model.cpus import CPUS, Cpu
 from attir.cost_model.devices import device_named
+from attir.cost_model.problem import Sizes
 from attir.cost_model.resources import AttentionShape
 from attir.cost_model.schedule import CPU_FIELDS, Schedule
 from attir.ir.attributes import DictAttr, FloatType, IntegerAttr, bf16, f16, f32
 from attir.ir.diagnostics import CompileError
-from attir.passes.live_keys import LiveKeys, RowsTried, Visits, keys_of_blocks
+from attir.passes.analyze_mask import AnalyzeMask
+from attir.passes.attention_shape import mask_work
 from attir.passes.manager import PassContext
-from attir.passes.mask_plan import MaskPlan
 from attir.passes.plan import PlanAttention
-from attir.passes.plan_cpu import SCRATCH_BYTES, Blocking, blocking_cycles, folded_rows, scratch_bytes
+from attir.passes.plan_cpu import SCRATCH_BYTES, cpu_candidates, registers, scratch_of
+from attir.passes.ranking import rank
 from benchmarks.mask_families import MaskCase
 
 AVX512, AVX2 = CPUS["avx512"], CPUS["avx2"]
@@ -27,9 +31,8 @@ WIDTHS = (1, 16, 24, 64, 72, 80, 96, 128, 192, 256)
 
 
 def planned(cpu: Cpu, d: int, e: int, dtype: FloatType, rows: int = 0) -> Schedule:
-    root = module(d, e, dtype)
-    PlanAttention(cpu.name, rows).run(root, PassContext())
-    return Schedule.of(attention_in(root))
+    """The best by the analytical model alone."""
+    return planned_under(Case(dtype, d, e), rows, cpu)
 
 
 @pytest.mark.parametrize("cpu", CPUS.values(), ids=lambda c: c.name)
@@ -39,64 +42,88 @@ def test_every_head_dimension_has_a_plan_that_fits(cpu: Cpu, dtype: FloatType) -
         for e in (1, 64, d, 256):
             schedule = planned(cpu, d, e, dtype)
             vectors = schedule.block_m // cpu.lanes
-            blocking = Blocking(vectors, schedule.columns, schedule.block_n)
             assert schedule.block_m == vectors * cpu.lanes
-            assert blocking.registers <= cpu.vector_registers
-            assert scratch_bytes(blocking, cpu, AttentionShape(d, e, dtype.width // 8)) <= SCRATCH_BYTES
+            assert registers(vectors, schedule.columns) <= cpu.vector_registers
+            assert scratch_of(schedule, AttentionShape(d, e, dtype.width // 8)) <= SCRATCH_BYTES
             assert schedule.block_n % schedule.edge_n == schedule.edge_n % schedule.columns == 0
             assert (schedule.lanes, schedule.folded, schedule.split) == (cpu.lanes, 0, 0)
 
 
 @pytest.mark.parametrize(
-    ("cpu", "d", "tile"),
-    [(AVX512, 64, (64, 4, 64)), (AVX512, 128, (48, 8, 96)), (AVX2, 64, (24, 4, 128)), (AVX2, 128, (24, 4, 128))],
-)
-def test_tiles_are_those_the_estimate_was_set_for(cpu: Cpu, d: int, tile: tuple[int, int, int]) -> None:
+    ("cpu", "d", "blocks"),
+    [
+        (AVX512, 64, {(4, 4), (3, 8), (2, 8)}), (AVX512, 128, {(4, 4), (3, 8), (2, 8)}),
+        (AVX2, 64, {(3, 4), (2, 4), (1, 8)}), (AVX2, 128, {(3, 4), (2, 4), (1, 8)}),
+    ],
+)  # fmt: skip
+def test_register_blocks_are_among_the_best_measured(cpu: Cpu, d: int, blocks: set[tuple[int, int]]) -> None:
+    """On a Zen 5 these were within a few percent of each other, others up to twice as slow."""
     schedule = planned(cpu, d, d, f32)
-    assert (schedule.block_m, schedule.columns, schedule.block_n) == tile
+    assert (schedule.block_m // cpu.lanes, schedule.columns) in blocks
 
 
-def test_a_tile_beyond_l1_costs() -> None:
-    """64 rows of q at width 128 are all of L1, 48 leave room."""
-    shape = AttentionShape(128, 128, 4)
-    high, low = (blocking_cycles(Blocking(*b), AVX512, shape) for b in ((4, 4, 64), (3, 8, 64)))
-    assert high.dots > low.dots == 128
+@pytest.mark.parametrize("cpu", CPUS.values(), ids=lambda c: c.name)
+@pytest.mark.parametrize("rows", [0, 1, 2, 4, 8, 16, 40, 64])
+def test_there_are_candidates_enough_and_all_fit(cpu: Cpu, rows: int) -> None:
+    for d in (32, 64, 128, 256):
+        for size in (2, 4):
+            shape = AttentionShape(d, d, size)
+            found = cpu_candidates(cpu, shape, rows)
+            assert isinstance(found, list) and len(found) == len(set(found)) >= 24
+            assert all(scratch_of(schedule, shape) <= SCRATCH_BYTES for schedule in found)
+            assert {schedule.folded for schedule in found} == {int(rows > 0)}
+            assert {schedule.split for schedule in found} == ({0, 1} if rows else {0})
+            assert all(
+                s.block_n % s.edge_n == s.edge_n % (s.columns if s.block_m >= s.lanes else 1) == 0 for s in found
+            )
 
 
 @pytest.mark.parametrize(
     ("rows", "narrow", "wide"),
-    [(0, 0, 0), (1, 1, 1), (2, 2, 2), (3, 4, 4), (5, 8, 8), (9, 16, 16), (17, 24, 32), (33, 32, 48), (1000, 32, 64)],
-)
-def test_heights_of_folded_tiles(rows: int, narrow: int, wide: int) -> None:
-    assert (folded_rows(AVX2, rows), folded_rows(AVX512, rows)) == (narrow, wide)
+    [
+        (1, {1, 2}, {1, 2}), (2, {1, 2, 4, 8}, {1, 2, 4}), (5, {2, 4, 8}, {2, 4, 8, 16}), (9, {4, 8, 16}, {4, 8, 16}),
+        (40, {8, 16, 24, 32}, {16, 32, 48}), (1000, {8, 16, 24, 32}, {16, 32, 48, 64}),
+    ],
+)  # fmt: skip
+def test_heights_of_folded_tiles(rows: int, narrow: set[int], wide: set[int]) -> None:
+    """Narrow tiles waste no more than half, wide ones no more than three quarters; rows are cut in four at most."""
+    for cpu, expected in ((AVX2, narrow), (AVX512, wide)):
+        found = cpu_candidates(cpu, AttentionShape(64, 64, 4), rows)
+        assert isinstance(found, list)
+        assert {schedule.block_m for schedule in found} == expected
 
 
 @pytest.mark.parametrize("cpu", CPUS.values(), ids=lambda c: c.name)
 @pytest.mark.parametrize("rows", [1, 2, 4, 8, 16, 40])
-def test_few_rows_are_folded_and_their_keys_split(cpu: Cpu, rows: int) -> None:
+def test_few_rows_are_folded(cpu: Cpu, rows: int) -> None:
     for d in WIDTHS:
         for dtype in (f16, f32):
             schedule = planned(cpu, d, d, dtype, rows)
-            assert schedule.block_m == folded_rows(cpu, rows)
-            assert (schedule.folded, schedule.split, schedule.edge_n) == (1, 1, 16)
+            assert (schedule.folded, schedule.edge_n) == (1, 16)
             assert schedule.block_n % 16 == 0
             if schedule.block_m < cpu.lanes:
                 assert schedule.columns * schedule.block_m == cpu.lanes
-                assert schedule.block_n * 2 * d * 4 <= cpu.l2_bytes
 
 
-def test_the_choice_is_explained() -> None:
-    reason = planned(AVX512, 128, 128, f16).reason
-    assert reason.startswith("48x96 tiles in register blocks of 3 vectors by 8, ")
-    assert "of scratch memory; best of" in reason
-    assert planned(AVX512, 128, 128, f16, rows=2).reason.startswith("2 folded rows by 256 keys, 8 keys a vector: ")
+@pytest.mark.parametrize("rows", [1, 8])
+def test_every_candidate_computes_attention(rows: int) -> None:
+    """Some of each kind, on sizes that no tile divides."""
+    case, shape = Case(f32, 24, group=rows, lse=False), Shape(1, rows, 1, 1, 83)
+    q, k, v, _ = case.tensors(shape)
+    expected, _ = case.reference(q.double(), k.double(), v.double(), ())
+    found = cpu_candidates(CPUS[host_target()], AttentionShape(24, 24, 4), rows)
+    assert isinstance(found, list)
+    for schedule in found[:: max(1, len(found) // 7)]:
+        kernels = OneKernel(case.module(), host_target(), rows, wishes_of(schedule))
+        got, _ = NativeRunner(kernels)(q, k, v, (), False)
+        assert (got - expected).abs().max() < 1e-5, schedule
 
 
 @pytest.mark.parametrize(("rows", "bytes_"), [(0, "[0-9]+"), (1, "[0-9]+")])
 def test_what_needs_too_much_scratch_memory_is_refused(rows: int, bytes_: str) -> None:
     message = f"no tile sizes fit avx512: head dimensions 200000 and 200000 need {bytes_} bytes of scratch memory"
     with pytest.raises(CompileError, match=message):
-        planned(AVX512, 200_000, 200_000, f16, rows)
+        PlanAttention("avx512", rows).run(module(200_000, 200_000, f16), PassContext())
 
 
 def test_a_cpu_is_no_device() -> None:
@@ -158,76 +185,48 @@ def windowed(keys: int) -> Windowed:
     return Windowed(f32, 64, keys=keys)
 
 
-def planned_under(case: Case, rows: int = 0, cpu: Cpu = AVX512) -> Schedule:
+def planned_under(case: Case, rows: int = 0, cpu: Cpu = AVX512, sizes: Sizes | None = None) -> Schedule:
+    """The best by the analytical model alone."""
     root = case.module()
-    PlanAttention(cpu.name, rows).run(root, PassContext())
-    return Schedule.of(attention_in(root))
+    AnalyzeMask().run(root, PassContext())
+    ranking = rank(attention_in(root), cpu.name, rows, (), sizes)
+    return min(ranking.candidates, key=lambda c: c.estimate.seconds).schedule
 
 
-def test_masks_of_nearly_everything_keep_the_tiles_of_attention_without_one() -> None:
+def test_masks_of_nearly_everything_keep_tiles_as_good_as_those_without_one() -> None:
     for d in (64, 128):
-        usual = planned(AVX512, d, d, f32)
-        for form in ("causal", "documents"):
-            schedule = planned_under(Case(f32, d, form=form))
-            assert (schedule.block_m, schedule.block_n, schedule.columns) == (
-                usual.block_m, usual.block_n, usual.columns,
-            )  # fmt: skip
+        schedule = planned_under(Case(f32, d, form="causal"))
+        assert schedule.block_m // 16 * schedule.columns >= 12
 
 
 def test_narrow_windows_get_short_tiles() -> None:
     """A tile visits the window and as many keys more as it has rows."""
-    heights = [planned_under(windowed(width)).block_m for width in (32, 256, 4096)]
-    assert heights[0] <= heights[1] == 32 < heights[2] == 64
-
-
-def test_a_window_is_cut_into_whole_tiles() -> None:
-    """256 keys seen by 32 rows are 224 that all of them see."""
-    schedule = planned_under(windowed(256))
-    assert 224 % schedule.block_n == 0
+    sizes = Sizes(1, 8, 8, 4096, 4096)
+    heights = [planned_under(windowed(width), sizes=sizes).block_m for width in (32, 256, 4096)]
+    assert heights[0] <= heights[1] <= 32 < heights[2]
 
 
 @pytest.mark.parametrize("unit", [16, 32, 48, 64, 96, 128])
 @pytest.mark.parametrize("cpu", CPUS.values(), ids=lambda c: c.name)
 def test_tiles_lie_inside_the_blocks_of_a_table(unit: int, cpu: Cpu) -> None:
     for d in (64, 128):
-        schedule = planned_under(MaskCase(f32, d, form="block table", unit=unit), cpu=cpu)
+        case = MaskCase(f32, d, form="block table", unit=unit)
+        schedule = planned_under(case, cpu=cpu)
         assert unit % schedule.block_m == unit % schedule.block_n == 0
-        assert schedule.lists == 1
         for rows in (1, 8, 40):
-            assert unit % planned_under(MaskCase(f32, d, form="block table", unit=unit), rows, cpu).block_n == 0
+            assert unit % planned_under(case, rows, cpu).block_n == 0
 
 
-def test_lists_are_made_where_bounds_do_not_tell_which_tiles_are_empty() -> None:
-    wanted = {"documents": 1, "block table": 1, "2-d neighbourhood": 1, "sink and window": 0, "chunked": 0}
+def test_lists_are_candidates_where_bounds_do_not_tell_which_tiles_are_empty() -> None:
+    wanted = {"documents": True, "block table": True, "2-d neighbourhood": True, "sink and window": False}
     for form, lists in wanted.items():
-        case = MaskCase(f32, 64, form=form, unit=64)
-        assert planned_under(case).lists == lists
-        assert planned_under(case, rows=4).lists == 0
+        attention = attention_in(MaskCase(f32, 64, form=form, unit=64).module())
+        for rows in (0, 4):
+            found = cpu_candidates(AVX512, AttentionShape(64, 64, 4), rows, mask_work(attention))
+            assert isinstance(found, list)
+            assert {schedule.lists for schedule in found} == ({0, 1} if lists and not rows else {0})
 
 
-def test_visits_are_those_of_the_mask() -> None:
-    """Of 64 rows in the middle of a window of 256: 193 keys that all of them see, 319 that one does."""
-    plan = MaskPlan.of(attention_in(windowed(256).module()).mask)
-    tried = LiveKeys.of(plan, None, None, 16).at_height(64)
-    middle = RowsTried(tried.kind, tried.bounded, 16, tried.may[5:6], tried.must[5:6])
-    assert middle.visits(64) == Visits(192, 128, 0)
-    assert middle.visits(128) == Visits(128, 192, 0)
-
-
-def test_visits_of_tables_of_which_nothing_is_known() -> None:
-    """About one block in eight is taken to be kept, and tiles across blocks to be cut."""
-    plan = MaskPlan.of(attention_in(MaskCase(f32, 64, form="block table", unit=64).module()).mask)
-    assert keys_of_blocks(plan) == 64
-    live = LiveKeys.of(plan, None, None, 16)
-    inside, across = live.at_height(64).visits(64), live.at_height(48).visits(64)
-    assert inside.cut == 0 and 0.09 < inside.full / live.keys < 0.16
-    assert across.cut > 0.3 * inside.full and inside.looked == live.keys / 64
-
-
-def test_planning_takes_milliseconds() -> None:
-    """A few, where nothing else runs; much more here would mean that every tile is looked at."""
-    for form in ("2-d neighbourhood", "block table"):
-        root = MaskCase(f32, 64, form=form, unit=512).module()
-        started = time.process_time()
-        PlanAttention("avx512").run(root, PassContext())
-        assert time.process_time() - started < 0.2
+def test_long_sequences_of_few_live_tiles_get_lists() -> None:
+    sizes = Sizes(1, 8, 8, 4096, 4096)
+    assert planned_under(MaskCase(f32, 64, form="block table", unit=64), sizes=sizes).lists == 1
