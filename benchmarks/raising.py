@@ -49,6 +49,7 @@ from attir.compiler.kernels import compile_site  # noqa: E402
 from attir.compiler.options import Options  # noqa: E402
 from attir.compiler.report import SiteReport  # noqa: E402
 from attir.compiler.sites import CompiledSite  # noqa: E402
+from attir.cost_model.problem import Sizes  # noqa: E402
 from attir.ir.core import Operation  # noqa: E402
 from benchmarks.cpu.machine import description  # noqa: E402
 

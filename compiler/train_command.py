@@ -35,7 +35,7 @@ from .training_samples import Collected, compile_samples, time_samples
 REPORT = "report.json"
 
 TIMES = Settings((RATIO,))
-KERNELS = Settings((NUMBER, CHANCE, NUMBER), steps=600, rate=5e-3, within=0.0, best=0.0)
+KERNELS = Settings((NUMBER, CHANCE, NUMBER), decay=5.0, within=0.0, best=0.0)
 TIME_TEXTS = TextSettings((RATIO,), epochs=8)
 KERNEL_TEXTS = TextSettings((NUMBER, CHANCE, NUMBER), epochs=20, within=0.0, best=0.0)
 """How each model is trained."""

@@ -9,7 +9,6 @@ from typing import Any
 
 from ..cost_model.cpus import CPUS, Cpu, rates_for
 from ..cost_model.devices import DEVICES, INTERPRETER, Device, device_named
-from ..cost_model.learned import fallback_reason, learned_for
 from ..cost_model.prediction import ANALYTICAL, LEARNED, Estimate, Prediction
 from ..cost_model.problem import Problem, Sizes, Visits
 from ..cost_model.resources import AttentionShape, TileConfig, as_scheduled, shared_memory
@@ -174,6 +173,9 @@ def _corrected(
     target: str,
 ) -> tuple[list[Prediction], str]:
     """The estimates as predictions, with what was learned where there is such a model for `target`."""
+    # Numbers come as arrays, and small commands do not load numpy.
+    from ..cost_model.learned import fallback_reason, learned_for
+
     learned = learned_for(target)
     if learned is None:
         return [Prediction(e.seconds, e.seconds, 0.0, ANALYTICAL) for e in estimates], fallback_reason(target)

@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ WIDTHS, FORMS, KEYS = (32, 64, 96, 128), ("none", "causal", "softcap"), (256, 10
 SCHEDULES = [
     Schedule(m, n, 1, 1, target="avx512", lanes=16, columns=4, edge_n=16) for m in (16, 32, 64) for n in (32, 128)
 ]
+SHORT: dict[str, Any] = {"steps": 200, "rate": 1e-2, "decay": 0.1, "members": 4, "folds": 4, "width": 16}
 
 
 def time_records() -> list[TimeRecord]:
@@ -89,8 +91,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings of a second."""
-    monkeypatch.setattr(train_command, "TIMES", replace(TIMES, steps=200, rate=1e-2, members=4, folds=4, width=16))
-    monkeypatch.setattr(train_command, "KERNELS", replace(KERNELS, steps=200, rate=1e-2, members=4, folds=4, width=16))
+    monkeypatch.setattr(train_command, "TIMES", replace(TIMES, **SHORT))
+    monkeypatch.setattr(train_command, "KERNELS", replace(KERNELS, **SHORT))
     small = TextSettings(train_command.KERNEL_TEXTS.kinds, width=8, epochs=2, within=0.0, best=0.0)
     monkeypatch.setattr(train_command, "KERNEL_TEXTS", small)
     monkeypatch.setattr(train_command, "TIME_TEXTS", replace(small, kinds=train_command.TIME_TEXTS.kinds))
