@@ -1,7 +1,7 @@
 // What the planner chose, what it predicted, and which candidates came next, as attributes.
 // RUN: attir opt %s --passes=plan{target=sm_90} | filecheck %s --check-prefix=GPU
 // RUN: attir opt %s --passes="plan{target=avx512 sizes=1x2x2x512x512}" | filecheck %s --check-prefix=CPU
-// RUN: attir opt %s --passes="plan{target=avx512 sizes=1x2x2x512x512}" | attir opt - --passes=plan{target=interpret} | filecheck %s --check-prefix=NONE
+// RUN: attir opt %s --passes="plan{target=avx512},plan{target=interpret}" | filecheck %s --check-prefix=NONE
 // RUN: not attir opt %s --passes="plan{sizes=4x4}" 2>&1 | filecheck %s --check-prefix=SIZES
 // GPU: decision = {analytical_us =
 // GPU-SAME: runner_up_1 = "
