@@ -209,9 +209,7 @@ class EmptyFunction:
 def empty(runner: Runner) -> None:
     """Let a runner do everything but start its kernel."""
     if isinstance(runner, NativeRunner):
-        loaded = runner.kernels.loaded
-        loaded |= {c: replace(k, functions=tuple(EmptyFunction() for _ in k.functions)) for c, k in loaded.items()}
-        runner.forget()
+        runner.kernels.serving.exchange(lambda k: replace(k, functions=tuple(EmptyFunction() for _ in k.functions)))
         return
     assert isinstance(runner, TritonRunner)
     for key, plan in list(runner.plans.items()):

@@ -19,6 +19,7 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
+from ..cost_model.online import expected_gains, worth_measuring
 from ..cost_model.schedule import Schedule
 from ..ir.diagnostics import CompileError, error
 from ..passes.ranking import Candidate, difference
@@ -36,6 +37,15 @@ FINALISTS = 3
 
 WORTH = 0.01
 """The part of its time by which another must beat the model's first choice: less is noise."""
+
+NOTICED = 0.0025
+"""The part of a call's time that knowing better must be expected to save: measuring ends below."""
+
+SURE = 3.0
+"""Standard errors by which two must differ for their order to be clear."""
+
+CALLS = 1e5
+"""Calls for which a site is expected to be of use: another round must save more in them than it takes."""
 
 ROUNDING: Mapping[torch.dtype, float] = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """How far two kernels differ by rounding, relative to the largest number of a result: two units in the last place."""
@@ -58,7 +68,13 @@ class Measure(Protocol):
     """Times calls that take turns; see `measuring.measured`."""
 
     def __call__(
-        self, calls: Mapping[str, Callable[[], object]], *, reference: str | None, seconds: float, device: str
+        self,
+        calls: Mapping[str, Callable[[], object]],
+        *,
+        reference: str | None,
+        seconds: float,
+        device: str,
+        enough: Callable[[Mapping[str, Timing], float], bool],
     ) -> Mapping[str, Timing]: ...
 
 
@@ -203,20 +219,25 @@ class _Session(Generic[K]):
             self.progress.show("ruled out", len(self.made) - len(alive))
             # The last turn gets half of what is left when it begins, and so on backwards.
             seconds = max(0.0, self.deadline - self.now()) / (turns - turn)
-            timings |= self._measured(alive, seconds)
+            left = max(FINALISTS, math.ceil(len(alive) / 2)) if turn + 1 < turns else 1
+            timings |= self._measured(alive, seconds, left)
             alive.sort(key=lambda i: (timings[i].ratio, i))
             if turn + 1 < turns:
-                alive = alive[: max(FINALISTS, math.ceil(len(alive) / 2))]
+                alive = alive[:left]
         order = [*alive, *sorted(timings.keys() - set(alive), key=lambda i: (timings[i].ratio, i))]
         if 0 in timings and timings[order[0]].ratio > (1 - WORTH) * timings[0].ratio:
             order = [0, *(i for i in order if i)]
         return tuple(Measured(self.made[i], timings[i]) for i in order)
 
-    def _measured(self, alive: Sequence[int], seconds: float) -> dict[int, Timing]:
-        """Times of some, beside those of the first."""
+    def _measured(self, alive: Sequence[int], seconds: float, left: int) -> dict[int, Timing]:
+        """Times of some, beside those of the first, until it is clear which are the `left` fastest."""
+
+        def enough(timings: Mapping[str, Timing], cost: float) -> bool:
+            return settled([timings[str(i)] for i in alive], left, cost)
+
         names = {str(i): i for i in sorted({0, *alive})}
         calls = {name: self._stoppable(self.calls[i]) for name, i in names.items()}
-        found = self.measure(calls, reference="0", seconds=seconds, device=self.trial.device)
+        found = self.measure(calls, reference="0", seconds=seconds, device=self.trial.device, enough=enough)
         return {names[name]: timing for name, timing in found.items()}
 
     def _stoppable(self, call: Callable[[], Results]) -> Callable[[], object]:
@@ -229,6 +250,28 @@ class _Session(Generic[K]):
     def _check(self) -> None:
         if self.stop.is_set():
             raise Stopped
+
+
+def settled(timings: Sequence[Timing], left: int, cost: float) -> bool:
+    """Whether it is clear which are the `left` fastest; of one, whether to know better would save too little.
+
+    `cost` is what one more round takes, in seconds.
+    """
+    order = sorted(timings, key=lambda t: t.ratio)
+    inside, outside = order[:left], order[left:]
+    if not outside:
+        return True
+    if left > 1:
+        return all(_distinct(inside[-1], other) for other in outside)
+    seconds, errors = [t.seconds for t in order], [t.error for t in order]
+    noticed = max(expected_gains(seconds, errors)) > NOTICED * seconds[0]
+    return not noticed or worth_measuring(seconds, errors, cost, CALLS) is None
+
+
+def _distinct(fast: Timing, slow: Timing) -> bool:
+    """Whether one is faster beyond doubt, or both are as good as equal beyond it."""
+    gap, doubt = math.log(slow.ratio / fast.ratio), math.hypot(fast.error, slow.error)
+    return gap > SURE * doubt or gap + doubt < WORTH
 
 
 def in_words(problem: Exception) -> str:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..cost_model.cpus import CPUS, DEFAULT_RATES, Cpu, CpuRates, Level, set_rates
+from ..ir.diagnostics import CompileError
 from .host_cpu import host_target
 from .machine_loops import (
     CHAIN,
@@ -118,6 +121,13 @@ def use_calibration(target: str) -> bool:
     if rates is not None:
         set_rates(target, rates)
     return rates is not None
+
+
+@cache
+def use_kept_rates() -> None:
+    """Take what was measured of this CPU earlier, if anything, for predictions; asked for once in a process."""
+    with suppress(CompileError):  # no CPU that kernels are made for
+        use_calibration(host_target())
 
 
 def as_values(rates: CpuRates) -> dict[str, Any]:

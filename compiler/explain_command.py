@@ -23,7 +23,11 @@ def run(argv: Sequence[str]) -> int:
         return _print_costs(arguments)
     if arguments.cache:
         return _print_lookups(arguments)
-    backend, _, _ = Capture(arguments, executes=False, target_device=arguments.target or default_target()).run()
+    from .without_running import kernels_for
+
+    target = arguments.target or default_target()
+    compile_site = kernels_for(target, kept=True)
+    backend, _, _ = Capture(arguments, executes=False, target_device=target, compile_site=compile_site).run()
     print(backend.report.to_json() if arguments.json else backend.report)
     return 1 if backend.report.refused else 0
 

@@ -23,6 +23,9 @@ SLICE = 1e-3
 
 FEWEST_ROUNDS, MOST_ROUNDS, MOST_REPEATS = 3, 31, 1000
 
+TELLING_ROUNDS = 5
+"""Rounds from which on their spread says something."""
+
 DISTURBED = 1.3
 """Times its own lower quartile beyond which the reference was disturbed, and what was measured beside it too."""
 
@@ -118,8 +121,11 @@ def measured(
     threads: int | None = None,
     device: str = "cpu",
     clock: Clock | None = None,
+    enough: Callable[[Mapping[str, Timing], float], bool] | None = None,
 ) -> Mapping[str, Timing]:
     """The times of `calls` by their names, in about `seconds` of all together, but three rounds at least.
+
+    From the fifth round on it ends where the times so far, and what another round takes, are `enough`.
 
     `reference` names the call that the others are compared with. `threads` are for PyTorch and native kernels while
     they run, None for as many as there are now. On `device` "cuda" times are those of the GPU.
@@ -130,7 +136,7 @@ def measured(
         return {}
     with _threads(threads) as count:
         rounds = _Rounds(calls, reference, clock or (CudaClock() if device == "cuda" else ProcessorClock(count)))
-        rounds.run(seconds)
+        rounds.run(seconds, enough)
     return rounds.timings()
 
 
@@ -159,7 +165,7 @@ class _Rounds:
     repeats: dict[str, int] = field(default_factory=dict[str, int])
     pairs: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
 
-    def run(self, seconds: float) -> None:
+    def run(self, seconds: float, enough: Callable[[Mapping[str, Timing], float], bool] | None = None) -> None:
         began = self.clock.now()
         for name, call in self.calls.items():
             # The first call makes what later ones keep.
@@ -175,6 +181,8 @@ class _Rounds:
             self._round(names[first:] + names[:first])
             ended = self.clock.now()
             if number + 1 >= FEWEST_ROUNDS and ended - began + (ended - started) > seconds:
+                break
+            if enough is not None and number + 1 >= TELLING_ROUNDS and enough(self.timings(), ended - started):
                 break
 
     def _round(self, names: Sequence[str]) -> None:

@@ -174,7 +174,7 @@ class NativeKernels(OutlinedAttention):
         """
         if isinstance(call, Sizes):
             choice = self.choice(call.queries)
-            return self.serving.make_first(choice, call.queries, self._calls(choice, call))
+            return self.serving.make_first(choice, call.queries, self.calls(choice, call))
         return self.get(self.choice(call), call)
 
     def get(self, choice: Choice, queries: int | None) -> LoadedKernel:
@@ -188,9 +188,10 @@ class NativeKernels(OutlinedAttention):
         self, choice: Choice, sizes: Sizes, call: Callable[[LoadedKernel], Callable[[], Results]]
     ) -> LoadedKernel:
         """The kernel for a call of `sizes`; `call` says how one is called on its tensors."""
-        return self.serving.for_call(choice, self._calls(choice, sizes), call)
+        return self.serving.for_call(choice, self.calls(choice, sizes), call)
 
-    def _calls(self, choice: Choice, sizes: Sizes) -> Calls:
+    def calls(self, choice: Choice, sizes: Sizes) -> Calls:
+        """What decisions for calls of such sizes are made and kept for."""
         return Calls(sizes, choice.rows, choice.name, threads=torch.get_num_threads())
 
     def _build(self, choice: Choice, wishes: Wishes, calls: Calls | None) -> tuple[LoadedKernel, str]:

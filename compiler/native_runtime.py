@@ -15,6 +15,7 @@ import torch
 from ..cost_model.problem import Sizes
 from ..ir.core import Operation
 from ..ir.diagnostics import error
+from .calibrate_cpu import use_kept_rates
 from .host_cpu import host_target
 from .kernels import Site
 from .layouts import Layout, Nothing, Plan, Results, Tensors
@@ -36,6 +37,7 @@ def native_site(
     Of that are known all sizes, the number of queries, or nothing: then it is the kernel for any number.
     """
     target = host_target()
+    use_kept_rates()
     kernels = native_kernels(module, target, tuning) if cache else NativeKernels(module.clone(), target, False, tuning)
     first = kernels.first(call)
     return Site(NativeRunner(kernels), first.kernel, kernels.variants, kernels.watchers)

@@ -114,6 +114,15 @@ class Serving(Generic[C, K]):
             self._serving[choice, calls.bucket] = kernel
         self.first[choice] = kernel
 
+    def exchange(self, another: Callable[[K], K]) -> None:
+        """Let every kernel so far be `another`, such as one that does nothing, to see what the rest costs."""
+        with DECIDING:
+            self.first = {choice: another(kernel) for choice, kernel in self.first.items()}
+            self._serving = {key: another(kernel) for key, kernel in self._serving.items()}
+            self._made = {key: (another(kernel), number) for key, (kernel, number) in self._made.items()}
+            for runner in self.runners:
+                runner.forget()
+
     # --- for a call
 
     def for_call(self, choice: C, calls: Calls, call: Call[K]) -> K:

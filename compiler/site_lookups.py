@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
-
 from ..cost_model.cpus import CPUS
 from ..cost_model.problem import Sizes
 from ..ir.core import Operation
 from .native_kernels import NativeKernels
 from .options import Options
-from .site_plans import Calls, SitePlans
+from .site_plans import SitePlans
 from .sites import CompiledSite, SiteCompiler
 from .triton_kernels import TritonKernels
 from .tuning_cache import lookups_in_words, tuning_cache
@@ -29,20 +27,17 @@ class LookupRecorder:
         site = self.compile_site(module, options, call)
         plans = SitePlans(module, self.target)
         if isinstance(call, Sizes):
-            calls = self._calls(module, options, call)
+            if self.target in CPUS:
+                native = NativeKernels(module, self.target)
+                calls = native.calls(native.choice(call.queries), call)
+            else:
+                triton = TritonKernels(module, self.target, options.wishes)
+                calls = triton.calls(triton.choice(call.queries), call)
             name = plans.key(calls)
             self.found.append(f"plan {name.ir} {name.bucket}: {plans.find(calls).reason}")
         else:
             self.found.append("plan: not asked for: the sizes are not known before the first call")
         return site
-
-    def _calls(self, module: Operation, options: Options, sizes: Sizes) -> Calls:
-        """What a call of these sizes asks for."""
-        if self.target in CPUS:
-            choice = NativeKernels(module, self.target).choice(sizes.queries)
-            return Calls(sizes, choice.rows, choice.name, threads=torch.get_num_threads())
-        choice = TritonKernels(module, self.target).choice(sizes.queries)
-        return Calls(sizes, choice.rows, choice.name, (*options.wishes, *choice.wishes))
 
     @property
     def lines(self) -> list[str]:

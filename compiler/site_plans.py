@@ -5,13 +5,14 @@ Calls whose sizes have one bucket share a decision. Measures nothing itself; see
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any, cast
 
-from ..cost_model.cpus import CPUS
+from ..cost_model.cpus import CPUS, CpuRates, rates_for
 from ..cost_model.devices import device_named
 from ..cost_model.learned import WEIGHTS
 from ..cost_model.online import CORRECTION, Correction, terms_of
@@ -22,7 +23,7 @@ from ..ir.core import Operation
 from ..ir.diagnostics import CompileError
 from ..ir.dialects.attn import AttentionOp
 from ..passes.attention_shape import as_stored, attention_shape
-from ..passes.plan_gpu import gpu_candidates
+from ..passes.plan_gpu import GpuPlanner, gpu_candidates
 from ..passes.ranking import (
     CPU_CHOICES,
     RUNNERS_UP,
@@ -131,6 +132,16 @@ def model_mark() -> str:
     return " ".join(f"{file.stem}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
 
 
+def rates_mark(target: str) -> str:
+    """Tells rates of a CPU from others, which predictions depend on; empty for other targets."""
+    return _mark_of(rates_for(target, 1)) if target in CPUS else ""
+
+
+@lru_cache(maxsize=8)
+def _mark_of(rates: CpuRates) -> str:
+    return hashlib.sha256(repr(rates).encode()).hexdigest()[:16]
+
+
 @dataclass(eq=False)
 class SitePlans:
     """The plans of one outlined attention on one target; with `kept`, those of earlier processes too."""
@@ -180,17 +191,28 @@ class SitePlans:
             return Found(
                 None, "miss: the cost model has changed since the kept plan was made, and nothing was measured"
             )
+        if not lookup.found.get("effort") and lookup.found.get("rates") != rates_mark(self.target):
+            return Found(
+                None, f"miss: {self.target} has other rates than when the kept plan was made, and nothing was measured"
+            )
         decision = _decision_from(lookup.found.get("decision"), calls)
         effort = lookup.found.get("effort")
         return Found(Chosen(schedule, decision), lookup.reason, effort if isinstance(effort, int) else 0)
 
     def problem(self, schedule: Schedule, calls: Calls) -> str:
         """Why a schedule is not for such calls; empty where it is."""
+        attention, cpu, rows = self.attention, CPUS.get(self.target), self._rows(calls)
         try:
-            feasible = self.schedules(calls)
+            shape = attention_shape(attention, padded=cpu is None, few_rows=bool(rows))
+            if cpu is None:
+                planner = GpuPlanner(attention, shape, device_named(self.target), rows, calls.wishes)
+                return planner.problem(schedule)
+            feasible = cpu_schedules(attention, as_stored(attention, shape), cpu, rows, calls.wishes)
         except CompileError as problem:
             return problem.diagnostics[0].message
-        return "" if same(schedule) in map(same, feasible) else "it is none of the candidates that fit"
+        tiles = schedule.block_m, schedule.block_n
+        like = (same(s) for s in feasible if (s.block_m, s.block_n) == tiles)
+        return "" if same(schedule) in like else "it is none of the candidates that fit"
 
     def keep(
         self, calls: Calls, chosen: Chosen, *, effort: int = 0, rounds: int = 0, seconds: float | None = None
@@ -200,7 +222,7 @@ class SitePlans:
             entries = {name: value for name, value in vars(same(chosen.schedule)).items() if name != "reason"}
             plan = {
                 "schedule": entries, "source": chosen.decision.get("source", ""), "seconds": seconds, "effort": effort,
-                "decision": dict(chosen.decision), "model": model_mark(),
+                "decision": dict(chosen.decision), "model": model_mark(), "rates": rates_mark(self.target),
             }  # fmt: skip
             tuning_cache().keep_plan(self.key(calls), plan, support=rounds, seconds=seconds)
 

@@ -25,6 +25,7 @@ import numpy as np
 from ..cost_model import families
 from ..cost_model.dataset import COMPILES, CPU_TIMES, DATA, GPU_TIMES, CompileRecord, TimeRecord, read_sections
 from ..cost_model.learned import ALL_GPUS, KERNEL, TIME, WEIGHTS, arrays_of, weights_file
+from ..cost_model.training import feasibility
 from ..cost_model.training.ensemble import CHANCE, NUMBER, RATIO, Settings, fit
 from ..cost_model.training.samples import Array, Samples, Split
 from ..cost_model.training.scores import TimeScores, kernel_scores, time_scores
@@ -35,7 +36,7 @@ from .training_samples import Collected, compile_samples, time_samples
 REPORT = "report.json"
 
 TIMES = Settings((RATIO,))
-KERNELS = Settings((NUMBER, CHANCE, NUMBER), decay=5.0, within=0.0, best=0.0)
+KERNELS = Settings((NUMBER, CHANCE, NUMBER), width=48, steps=400, decay=3.0, within=0.0, best=0.0)
 TIME_TEXTS = TextSettings((RATIO,), epochs=8)
 KERNEL_TEXTS = TextSettings((NUMBER, CHANCE, NUMBER), epochs=20, within=0.0, best=0.0)
 """How each model is trained."""
@@ -76,6 +77,8 @@ def run(argv: Sequence[str]) -> int:
     for path, result in results.items():
         _write(path, result)
         print(table(result))
+    if arguments.data == DATA:
+        feasibility.main(arguments.out / feasibility.WEIGHTS.name)
     report = {"data": data, "models": {result.name: result.as_values() for result in results.values()}}
     (arguments.out / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     print(f"trained in {time.monotonic() - began:.0f} s; weights and {REPORT} are in {arguments.out}")

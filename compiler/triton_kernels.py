@@ -126,7 +126,7 @@ class TritonKernels(OutlinedAttention):
         with DECIDING:
             if choice not in self.made:
                 self.made[choice] = self._shared(choice, queries, sizes) or self.serving.make_first(
-                    choice, queries, None if sizes is None else self._calls(choice, sizes)
+                    choice, queries, None if sizes is None else self.calls(choice, sizes)
                 )
             return self.made[choice]
 
@@ -145,9 +145,10 @@ class TritonKernels(OutlinedAttention):
 
     def _for_call(self, choice: Choice, sizes: Sizes, call: Callable[[Steps], Callable[[], Results]]) -> Steps:
         self.get(choice, sizes.queries, sizes)
-        return self.serving.for_call(choice, self._calls(choice, sizes), call)
+        return self.serving.for_call(choice, self.calls(choice, sizes), call)
 
-    def _calls(self, choice: Choice, sizes: Sizes) -> Calls:
+    def calls(self, choice: Choice, sizes: Sizes) -> Calls:
+        """What decisions for calls of such sizes are made and kept for."""
         return Calls(sizes, choice.rows, choice.name, (*self.wishes, *choice.wishes))
 
     def _shared(self, choice: Choice, queries: int | None, sizes: Sizes | None) -> Steps | None:

@@ -1,20 +1,25 @@
-"""Compiles attention for a device that is not here: the graph around it runs, its kernels do not."""
+"""Compiles attention without running its kernels, as for a device that is not here; the graph around it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 from ..cost_model.cpus import CPUS
 from ..cost_model.problem import Sizes
+from ..cost_model.schedule import Schedule
 from ..ir.core import Operation
 from ..ir.diagnostics import error
+from .calibrate_cpu import use_kept_rates
 from .kernels import Kernel, Site, build_kernel
 from .native_kernels import CpuKernel, NativeKernels, calls_in_words, emit_native
 from .options import Options
 from .outlined import OutlinedAttention
 from .report import Variant
+from .site_plans import Calls, Chosen, SitePlans, same, wishes_of
 from .sites import CompiledSite, SiteCompiler
+from .triton_kernels import TritonKernels
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +30,14 @@ if TYPE_CHECKING:
     from .offline import OfflineKernel
 
 
-def kernels_for(device: str) -> SiteCompiler:
-    """A compiler of sites for `device` whose runners return zeros: capture needs shapes, not values."""
+AnyKernel = TypeVar("AnyKernel", Kernel, CpuKernel)
+
+
+def kernels_for(device: str, *, kept: bool = False) -> SiteCompiler:
+    """A compiler of sites for `device` whose runners return zeros: capture needs shapes, not values.
+
+    Plans that earlier calls kept are followed if `kept`; else kernels depend on nothing but the program.
+    """
 
     def compile_site(module: Operation, options: Options, call: Sizes | int | None = None) -> CompiledSite:
         sizes = call if isinstance(call, Sizes) else None
@@ -34,16 +45,40 @@ def kernels_for(device: str) -> SiteCompiler:
         if device not in CPUS:
             if options.gluon:
                 raise error("kernels in Gluon are made where they run: compile without --target, on a GPU of sm_90")
-            return Site(_zeros(module), build_kernel(module, device, wishes=options.wishes, sizes=sizes))
+            return Site(_zeros(module), _for_gpu(module, options, sizes))
         if options.backend_options:
             raise error(f"backend_options are for kernels on GPUs, which '{device}' is not; expected none")
+        use_kept_rates()
         kernels = NativeKernels(module, device)
         choice = kernels.choice(queries)
-        kernel = emit_native(module, device, choice, sizes=sizes)
+        chosen = _kept(module, kernels.calls(choice, sizes)) if sizes else None
+        wishes = () if chosen is None else wishes_of(chosen.schedule)
+        kernel = _told(emit_native(module, device, choice, wishes, sizes), chosen)
         calls = calls_in_words(choice, queries, kernels.group)
         return Site(_zeros(module), kernel, [Variant(calls, "not run", kernel.lowered.decisions, kernel.source)])
 
+    def _for_gpu(module: Operation, options: Options, sizes: Sizes | None) -> Kernel:
+        kernels = TritonKernels(module, device, options.wishes)
+        if sizes is not None and kept:
+            choice = kernels.choice(sizes.queries)
+            if (chosen := _kept(module, kernels.calls(choice, sizes))) is not None:
+                kernel = build_kernel(module, device, choice.rows, wishes_of(chosen.schedule), sizes)
+                return _told(kernel, chosen)
+        return build_kernel(module, device, wishes=options.wishes, sizes=sizes)
+
+    def _kept(module: Operation, calls: Calls) -> Chosen | None:
+        return SitePlans(module, device).find(calls).chosen if kept else None
+
     return compile_site
+
+
+def _told(kernel: AnyKernel, chosen: Chosen | None) -> AnyKernel:
+    """The kernel, which says of its decision what a kept one does."""
+    if chosen is None:
+        return kernel
+    if same(Schedule(**kernel.plan)) != same(chosen.schedule):
+        raise error(f"asked for {chosen.schedule}, the planner made {kernel.plan} of it")
+    return replace(kernel, lowered=replace(kernel.lowered, decision=dict(chosen.decision)))
 
 
 def _zeros(module: Operation) -> Runner:

@@ -310,6 +310,7 @@ def _reads(problem: Problem, keys: float, wide: bool, rates: CpuRates) -> list[T
     ]
 
 
+@lru_cache(maxsize=256)
 def _shares(size: float, rates: CpuRates) -> tuple[float, float, float, float]:
     """The parts of what is `size` bytes large that lie in L1, L2, L3 and memory when they are read again."""
     beyond_l2 = _beyond(size, rates.levels[1].bytes, FILLS_L2)

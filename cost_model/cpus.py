@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,12 @@ _calibrated: dict[str, CpuRates] = {}
 def rates_for(name: str, threads: int | None = None) -> CpuRates:
     """The rates of the CPU called `name`: those that were set, else the default; for so many `threads` if given."""
     rates = _calibrated.get(name) or DEFAULT_RATES[name]
-    return rates if threads is None else replace(rates, threads=threads)
+    return rates if threads is None else _on_threads(rates, threads)
+
+
+@lru_cache(maxsize=64)
+def _on_threads(rates: CpuRates, threads: int) -> CpuRates:
+    return replace(rates, threads=threads)
 
 
 def set_rates(name: str, rates: CpuRates | None) -> None:

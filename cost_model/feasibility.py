@@ -23,6 +23,7 @@ from .resources import (
     shared_memory,
     wide_products,
 )
+from .thread_layouts import HELD, held_by_threads
 
 WEIGHTS = Path(__file__).parent / "weights" / "feasibility.json"
 
@@ -31,7 +32,7 @@ FEATURES = (
     "key width", "value width", "value piece", "unaligned", "score bytes", "column bytes", "score work", "windowed",
     "skips", "few rows", "demand", "result a thread", "scores a thread", "queries a thread", "keys a thread",
     "values a thread", "result and scores a thread", "multiply-adds a thread", "shared part", "rows a warp",
-    "loaded a thread", "addresses a thread", "on the way and at work", "share",
+    "loaded a thread", "addresses a thread", "on the way and at work", *HELD, "share",
 )  # fmt: skip
 """What is known of a kernel before it is compiled; numbers of elements and of registers are for each thread.
 
@@ -101,16 +102,17 @@ def features_of(config: TileConfig, shape: AttentionShape, device: Device) -> tu
         0 if shape.tensor_cores else fma_per_thread(config, shape, device),
         shared_memory(config, shape, device) / device.shared_memory, config.block_m / config.warps,
         loaded, addresses, result + 1.5 * scores + loaded + 2 * addresses,
+        *held_by_threads(config, shape, device).numbers,
         log(max(register_share(config, shape, device)[0], LEAST_SHARE)),
     )  # fmt: skip
 
 
 @cache
 def judge() -> Judge:
-    """The one that comes with attir."""
+    """The one that comes with attir; where it was learned for other features, one that knows of no device."""
     value: dict[str, Any] = json.loads(WEIGHTS.read_text())
     if tuple(value["features"]) != FEATURES:
-        raise ValueError(f"{WEIGHTS.name} was learned for other features than {', '.join(FEATURES)}")
+        return Judge((), 0.0, 0.0, ())
     trees = tuple(tuple((n[0], n[1], n[2], n[3], n[4]) for n in tree) for tree in value["trees"])
     return Judge(tuple(value["targets"]), value["base"], value["slope"], trees)
 

@@ -21,6 +21,7 @@ from .resources import (
     wide_products,
 )
 from .schedule import Schedule
+from .thread_layouts import HELD, held_by_threads
 
 KERNEL_FEATURES = (
     "element bytes", "is f16", "is bf16", "log key width", "log value width", "key width past a power of two",
@@ -31,10 +32,12 @@ KERNEL_FEATURES = (
     "host descriptors", "device descriptors", "swap", "persistent", "specialised", "by column",
     "log scores of a tile", "scores a thread", "outputs a thread", "log bytes of a query tile",
     "log bytes of a key tile", "log reuse", "wide products", "register demand", "shared memory",
-    "log register demand", "registers", "multiply-adds a thread", "key elements a thread",
+    "log register demand", "registers", "multiply-adds a thread", "key elements a thread", "bulk",
+    *(f"log {name}" for name in HELD),
 )  # fmt: skip
 """Of the kernel alone, whatever the sizes of a call. "register demand" and "registers" are in hundreds, "shared
-memory" in units of 64 KiB, multiply-adds and elements are logarithms; all of GPUs alone."""
+memory" in units of 64 KiB, multiply-adds and elements are logarithms, and so is what a thread holds, plus 1; all of
+GPUs alone."""
 
 CALL_FEATURES = (
     "log batch heads", "log group", "log queries", "log keys", "rows past the end", "keys past the end",
@@ -96,7 +99,7 @@ def _gpu_needs(shape: AttentionShape, schedule: Schedule) -> tuple[float, ...]:
     """Whether products are wide, and what a program and its threads need as formulas have it; 0 for CPUs."""
     device = None if schedule.lanes else DEVICES.get(schedule.target)
     if device is None:
-        return (0.0,) * 7
+        return (0.0,) * (8 + len(HELD))
     config = TileConfig(schedule.block_m, schedule.block_n, schedule.num_warps, schedule.num_stages)
     shape = replace(
         shape,
@@ -110,7 +113,8 @@ def _gpu_needs(shape: AttentionShape, schedule: Schedule) -> tuple[float, ...]:
     return (
         wide_products(config, shape, device), demand / 100, memory / (64 << 10), log2(demand),
         registers(config, shape, device) / 100, log2(fma_per_thread(config, shape, device)),
-        log2(config.block_n * max(shape.key_width, shape.value_width) / threads),
+        log2(config.block_n * max(shape.key_width, shape.value_width) / threads), shape.bulk,
+        *(log2(1.0 + x) for x in held_by_threads(config, shape, device).numbers),
     )  # fmt: skip
 
 

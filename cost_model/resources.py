@@ -26,6 +26,9 @@ UNALIGNED_TILE_REGISTERS = 108.0
 WIDE_TENSOR_CORE_ROWS = 64
 """Rows below which sm_90 and later fall back to the tensor core instructions of sm_80."""
 
+LEAST_WARP_ROWS = 16
+"""Of a product's result that a warp has: more warps than there are rows for hold copies."""
+
 QUERY_REGISTERS = 0.375
 """Of a register for an element of queries that stays in one: half of one, but a few are read again."""
 
@@ -40,6 +43,9 @@ OUTPUT_BYTES = 4
 
 BULK_SHARED_MEMORY = 1024
 """Bytes that the barriers of bulk copies take, and the alignment of what they copy; between 8 and 1024."""
+
+BARRIER_BYTES = 16
+"""Of the barriers of bulk copies, beside a number for each row, where products are exact."""
 
 CLEARLY_FITS, CLEARLY_SPILLS = 0.6, 1.7
 """Of the registers that tiles may ask for: beyond these parts no one need be asked."""
@@ -174,7 +180,8 @@ def shared_memory(config: TileConfig, shape: AttentionShape, device: Device) -> 
         return _bytes_of_codes(config, shape, device, queries) + (config.stages - 1) * loaded
     if device.warp_size == 64:
         return queries + config.stages * (keys + values + loaded)
-    bulk = BULK_SHARED_MEMORY if shape.bulk else 0
+    exchanged = 0 if shape.tensor_cores else config.block_m * OUTPUT_BYTES + BARRIER_BYTES
+    bulk = max(BULK_SHARED_MEMORY, exchanged) if shape.bulk else 0
     if shape.branches:
         return _bytes_of_a_branch(config, shape, device) + bulk
     weights = _weight_bytes(config, shape, device)
@@ -184,13 +191,21 @@ def shared_memory(config: TileConfig, shape: AttentionShape, device: Device) -> 
         # Exact dots cannot read transposed keys where bulk copies leave them: these are copied once more.
         loop += max(keys, weights) if shape.bulk and not shape.tensor_cores else weights
     if not shape.tensor_cores and not shape.bulk:
-        loop += config.block_m * OUTPUT_BYTES  # a number for each row, as warps that share it exchange it
+        # A number for each row and each of two warps, as warps that share rows exchange it.
+        loop += 2 * config.block_m * OUTPUT_BYTES
+    if shape.column_bytes and not column and config.stages > 1:
+        # It changes hands within a step.
+        loop += BARRIER_BYTES if shape.bulk else config.block_n * shape.column_bytes
     if shape.specialised:
         # Warps that only load share nothing with the others, which here includes the room to store the result.
         loop += config.block_m * shape.value_width * OUTPUT_BYTES
-    # Results of 8-bit products are wider than queries, in whose place others are brought in order.
+    # Results of 8-bit products, and those of many rows that are yet to be merged, are wider than queries, in whose
+    # place others are brought in order.
     element = OUTPUT_BYTES if shape.few_rows else 2
-    result = config.block_m * shape.value_width * element if shape.element_bytes == 1 else 0
+    copied = wide_products(config, shape, device) or config.warps * LEAST_WARP_ROWS > config.block_m
+    many = config.block_m >= WIDE_TENSOR_CORE_ROWS and shape.tensor_cores and copied
+    ordered = shape.element_bytes == 1 or (shape.few_rows and many)
+    result = config.block_m * shape.value_width * element if ordered else 0
     return max(queries + loop + (config.stages - 1) * loaded + bulk, result)
 
 
@@ -326,15 +341,18 @@ def occupancy(config: TileConfig, shape: AttentionShape, device: Device) -> int:
     return max(1, int(min(by_registers, by_memory, device.max_warps / config.warps)))
 
 
-def refusal(config: TileConfig, shape: AttentionShape, device: Device) -> str | None:
-    """Why a kernel with these tiles would not run well on `device`; None where it would."""
+def refusal(config: TileConfig, shape: AttentionShape, device: Device, *, learned: bool = True) -> str | None:
+    """Why a kernel with these tiles would not run well on `device`; None where it would.
+
+    Near the limit of registers what was `learned` of compiled kernels decides, else the formula alone.
+    """
     memory = shared_memory(config, shape, device)
     if memory > device.shared_memory:
         return f"{memory} bytes of shared memory, of {device.shared_memory}"
     if shape.specialised:
         return None  # the warps that compute are twice those of the schedule
     share, words = register_share(config, shape, device)
-    if CLEARLY_FITS < share < CLEARLY_SPILLS:
+    if learned and CLEARLY_FITS < share < CLEARLY_SPILLS:
         # It asks the formulas of this module.
         from .feasibility import log_odds_of_spills
 

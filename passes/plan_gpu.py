@@ -180,21 +180,57 @@ class GpuPlanner:
         wanted = self._wanted()
         base = replace(Schedule(0, 0, 0, 0), **self._kind(wanted))
         self._stored.check(self.attention, self.device)
+        variants = self._variants(base, wanted)
         found: list[Schedule] = []
-        for options in self._variants(base, wanted):
-            shape = as_scheduled(self.shape, options)
-            considered = self._considered(self.device, shape, options, wanted)
-            fitting = _fitting(considered, shape, self.device)
-            if not (self.rows or options.specialised):
-                fitting = _hopeful(fitting, shape, self.device)
-            reason = f"of {len(fitting)} tile sizes that fit, of {len(considered)}"
-            found += [self._with_tiles(options, shape, config, wanted, reason) for config in fitting]
-            if not found:
-                self._refuse(considered[0], shape, self.device)
+        # Where what was learned lets nothing pass, the formula's word must do.
+        for learned in (True, False):
+            found = found or [s for x in variants for s in self._complete(x, wanted, self.device, learned)]
+        if not found:
+            shape = as_scheduled(self.shape, variants[0])
+            self._refuse(self._considered(self.device, shape, variants[0], wanted)[0], shape, self.device)
         return found
 
+    def _complete(self, options: Schedule, wanted: Mapping[str, Any], device: Device, learned: bool) -> list[Schedule]:
+        """The schedules with `options` whose tiles fit."""
+        shape = as_scheduled(self.shape, options)
+        considered = self._considered(device, shape, options, wanted)
+        fitting = _fitting(considered, shape, device, learned)
+        if not (self.rows or options.specialised):
+            fitting = _hopeful(fitting, shape, device)
+        reason = f"of {len(fitting)} tile sizes that fit, of {len(considered)}"
+        return [self._with_tiles(options, shape, config, wanted, reason) for config in fitting]
+
+    def problem(self, schedule: Schedule) -> str:
+        """Why a complete schedule does not fit; empty where it does, even if other tiles are much faster.
+
+        CompileError where none can fit.
+        """
+        if self.device is None:
+            return "" if replace(self.schedule(), reason="") == replace(schedule, reason="") else "it is another one"
+        wanted = self._wanted()
+        base = replace(Schedule(0, 0, 0, 0), **self._kind(wanted))
+        self._stored.check(self.attention, self.device)
+        options = replace(schedule, block_m=0, block_n=0, num_warps=0, num_stages=0, persistent=0, reason="")
+        if options not in self._variants(base, wanted):
+            return "it is none of the candidates that fit"
+        config = TileConfig(schedule.block_m, schedule.block_n, schedule.num_warps, schedule.num_stages)
+        shape = as_scheduled(self.shape, options)
+        if config not in self._considered(self.device, shape, options, wanted):
+            return "it is none of the candidates that fit"
+        if schedule.persistent != self._programs(wanted, shape, config):
+            return f"persistent={schedule.persistent} is not what fits"
+        refused = refusal(config, shape, self.device)
+        if refused and refusal(config, shape, self.device, learned=False) is None:
+            # Taken only where nothing passes what was learned.
+            same = replace(schedule, reason="") in [replace(s, reason="") for s in self.candidates()]
+            return "" if same else refused
+        return refused or ""
+
     def _variants(self, base: Schedule, wanted: Mapping[str, Any]) -> list[Schedule]:
-        """The usual options, then those that differ in what nobody asked for: loads, lists, and whether keys split."""
+        """The usual options, then those that differ in what nobody asked for: loads and lists.
+
+        Whether keys are split is no choice: one kernel takes as many parts as a call's sizes ask for.
+        """
         others: dict[str, list[Any]] = {}
         if base.specialised:
             return [base]
@@ -202,8 +238,6 @@ class GpuPlanner:
             others["descriptors"] = [base.descriptors, ""]
         if "lists" not in wanted and (plan := mask_plan(self.attention)) is not None and plan.kind == "tiles":
             others["lists"] = [1, 0]
-        if self.rows and "split" not in wanted:
-            others["split"] = [1, 0]
         return [replace(base, **dict(zip(others, values, strict=True))) for values in product(*others.values())]
 
     def _with_tiles(
@@ -242,7 +276,7 @@ class GpuPlanner:
     ) -> tuple[TileConfig, str]:
         """The best tiles that fit, and why."""
         considered = self._considered(device, shape, base, wanted)
-        fitting = _fitting(considered, shape, device)
+        fitting = _fitting(considered, shape, device) or _fitting(considered, shape, device, learned=False)
         if not fitting:
             self._refuse(considered[0], shape, device)
         if base.specialised:
@@ -286,8 +320,10 @@ def gpu_candidates(
     return GpuPlanner(attention, shape, device, rows, wishes).candidates()
 
 
-def _fitting(considered: Sequence[TileConfig], shape: AttentionShape, device: Device) -> list[TileConfig]:
-    return [config for config in considered if refusal(config, shape, device) is None]
+def _fitting(
+    considered: Sequence[TileConfig], shape: AttentionShape, device: Device, learned: bool = True
+) -> list[TileConfig]:
+    return [config for config in considered if refusal(config, shape, device, learned=learned) is None]
 
 
 def _hopeful(fitting: Sequence[TileConfig], shape: AttentionShape, device: Device) -> list[TileConfig]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from ..cost_model.cpus import CPUS, Cpu, rates_for
@@ -145,8 +146,7 @@ def ranked(
     estimates = [estimated(problem, s, v, target, threads) for s, v in zip(schedules, visits, strict=True)]
     predictions, note = _corrected(problem, schedules, visits, estimates, target)
     rows = zip(schedules, visits, estimates, predictions, strict=True)
-    ordered = sorted((Candidate(*row) for row in rows), key=_order)
-    return Ranking(problem, tuple(ordered), note)
+    return Ranking(problem, tuple(_ordered([Candidate(*row) for row in rows])), note)
 
 
 def estimated(problem: Problem, schedule: Schedule, visits: Visits, target: str, threads: int = 1) -> Estimate:
@@ -190,14 +190,22 @@ def _corrected(
     return found, ""
 
 
-def _order(candidate: Candidate) -> tuple[float | int | str, ...]:
+def _ordered(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
     """By predicted time; of equals tensor descriptors, then tall tiles, which read keys rarely, then by all fields.
 
     So nothing depends on the order of enumeration.
     """
-    schedule = candidate.schedule
-    fields = vars(replace(schedule, reason="")).values()
-    return (candidate.prediction.seconds, not schedule.descriptors, -schedule.block_m, *(str(x) for x in fields))
+    for _, equals in groupby(sorted(candidates, key=_order), key=_order):
+        found = list(equals)
+        yield from found if len(found) == 1 else sorted(found, key=_fields)
+
+
+def _order(candidate: Candidate) -> tuple[float, bool, int]:
+    return candidate.prediction.seconds, not candidate.schedule.descriptors, -candidate.schedule.block_m
+
+
+def _fields(candidate: Candidate) -> list[str]:
+    return [str(x) for name, x in vars(candidate.schedule).items() if name != "reason"]
 
 
 def difference(schedule: Schedule, other: Schedule) -> str:

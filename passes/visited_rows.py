@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..cost_model.problem import Sizes
+from ..cost_model.problem import Sizes, Visits
 from ..cost_model.schedule import Schedule
 from .live_keys import SupposedMath
 from .merge_splits import gpu_split_count, split_count
@@ -54,6 +54,47 @@ class Heads:
     weight: float
     distinct: int
     """How many there are for which lists are written."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What all programs visit: `total` by `visits.COUNTED`, and `pairs` of rows with it, for `kept` batches and heads.
+
+    `rows` are tiles of rows of each, and `distinct` the heads for which lists are written.
+    """
+
+    kept: int
+    rows: int
+    splits: int
+    distinct: int = 0
+    total: Mapping[str, float] | None = None
+    pairs: Mapping[str, float] | None = None
+    heaviest: float = 0.0
+    exact: bool = True
+
+    def visits(self, schedule: Schedule) -> Visits:
+        total, pairs = self.total, self.pairs
+        if total is None or pairs is None:
+            return Visits(self.rows * self.kept, 0.0, 0.0, splits=self.splits)
+        shared = self.distinct / self.kept if schedule.lists else 1.0
+        return Visits(
+            self.rows * self.kept,
+            total["full"],
+            total["cut"],
+            total["looked"] * shared,
+            self.heaviest,
+            self.exact,
+            self.splits,
+            total["cut keys"],
+            pairs["full"] * schedule.block_n,
+            pairs["cut keys checked"],
+            total["steps"],
+            total["tested"],
+            total["tested keys"],
+            pairs["tested keys"],
+            self.distinct * self.rows if schedule.lists else 0,
+            total["listed"] if schedule.lists else 0.0,
+        )
 
 
 def splits_of(schedule: Schedule, sizes: Sizes) -> int:

@@ -31,7 +31,7 @@ from .plan_gpu import LEAST_BLOCK
 from .position_forms import B, H, M, N, atoms_of
 from .tile_lists import AT_ONCE as LOOKED_AT_ONCE
 from .tile_regions import RegionPositions
-from .visited_rows import ArrayMath, Heads, KernelMath, Rows, splits_of, spread
+from .visited_rows import ArrayMath, Heads, KernelMath, Rows, Sums, splits_of, spread
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -87,6 +87,7 @@ class MaskVisits:
         hint = attention.structure
         self.structure = MaskStructure.from_attr(hint) if hint is not None else analyze_mask(attention.mask)
         self._found: dict[tuple[int, ...], Visits] = {}
+        self._sums: dict[tuple[int, ...], Sums] = {}
         self._kept: dict[tuple[Any, ...], Array | None] = {}
         self._grids: dict[tuple[Any, ...], tuple[Array, Array]] = {}
 
@@ -110,40 +111,32 @@ class MaskVisits:
     # --- totals
 
     def _visits(self, schedule: Schedule, split: int) -> Visits:
+        # On CPUs only parts of split keys are others for lists: what programs visit is counted once for both.
+        lists = 0 if schedule.lanes and split <= 1 else schedule.lists
+        key = schedule.block_m, schedule.block_n, schedule.edge, schedule.lanes, schedule.folded, split, lists
+        if key not in self._sums:
+            self._sums[key] = self._summed(schedule, split)
+        return self._sums[key].visits(schedule)
+
+    def _summed(self, schedule: Schedule, split: int) -> Sums:
         sizes, group = self.sizes, self.sizes.group if schedule.folded else 1
         kept = self.sizes.batch * (sizes.heads // max(1, group))
         columns = max(1, -(-sizes.keys // schedule.edge))
         rows = Rows.of(sizes, schedule, max(FEWEST_ROWS, self.at_once // (columns if self.structure.opaque else 1)))
         splits = max(1, split)
         if not (rows.total and sizes.keys and kept):
-            return Visits(rows.total * kept, 0.0, 0.0, splits=splits)
+            return Sums(kept, rows.total, splits)
         heads = self._heads(kept, schedule, len(rows.first) * columns)
         found = [self._loops(schedule, split, rows, place) for place in heads.places]
         counts = np.stack([loops.counts for loops in found])
         weight, valid = heads.weight * rows.weight, rows.end - rows.first
         by_tile = counts.sum((0, 3))
-        total = dict(zip(COUNTED, (weight * by_tile.sum(1)).tolist(), strict=True))
-        pairs = dict(zip(COUNTED, (weight * (by_tile @ valid)).tolist(), strict=True))
+        total: dict[str, float] = dict(zip(COUNTED, (weight * by_tile.sum(1)).tolist(), strict=True))
+        pairs: dict[str, float] = dict(zip(COUNTED, (weight * (by_tile @ valid)).tolist(), strict=True))
         heaviest = (schedule.block_n * counts[:, FULL] + schedule.edge * counts[:, CUT]).max(initial=0)
         every = len(rows.first) == rows.total and heads.distinct == len(heads.places)
-        shared = heads.distinct / kept if schedule.lists else 1.0
-        return Visits(
-            rows.total * kept,
-            total["full"],
-            total["cut"],
-            total["looked"] * shared,
-            float(heaviest),
-            every and all(loops.exact for loops in found),
-            splits,
-            total["cut keys"],
-            pairs["full"] * schedule.block_n,
-            pairs["cut keys checked"],
-            total["steps"],
-            total["tested"],
-            total["tested keys"],
-            pairs["tested keys"],
-            *((heads.distinct * rows.total, total["listed"]) if schedule.lists else ()),
-        )
+        exact = every and all(loops.exact for loops in found)
+        return Sums(kept, rows.total, splits, heads.distinct, total, pairs, float(heaviest), exact)
 
     def _heads(self, kept: int, schedule: Schedule, tiles: int) -> Heads:
         """Where the mask depends on batch or head, as many of them as may be looked at."""

@@ -13,6 +13,8 @@ import contextlib
 import io
 import os
 import shlex
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,14 @@ RUN = "// RUN:"
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Nothing that earlier sessions or the user have kept decides a test: a session and its processes have a cache."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.mkdtemp(prefix="attir-tests-")
+        os.environ["ATTIR_CACHE_DIR"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(autouse=True)

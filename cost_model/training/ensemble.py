@@ -105,9 +105,9 @@ def answer_scale(answers: Array, kinds: Sequence[str]) -> tuple[Array, Array]:
 
 
 def _limits(answers: Array, kinds: Sequence[str]) -> Array:
-    """The least and most that is answered: little beyond what was ever seen."""
+    """The least and most that is answered: of ratios little beyond what was ever seen, of numbers nothing."""
     low, high = np.nanmin(answers, 0), np.nanmax(answers, 0)
-    margin = 0.1 * (high - low)
+    margin = 0.1 * (high - low) * np.asarray([kind == RATIO for kind in kinds])
     logits = np.asarray([kind == CHANCE for kind in kinds])
     return np.stack([np.where(logits, -20.0, low - margin), np.where(logits, 20.0, high + margin)])
 

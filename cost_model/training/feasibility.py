@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -139,12 +140,13 @@ def trusted(records: Sequence[CompileRecord]) -> tuple[str, ...]:
     return tuple(target for target in TARGETS if right[target, "judge"] >= right[target, "formula"])
 
 
-def main() -> int:
+def main(out: Path = WEIGHTS) -> int:
+    """Train from the committed data, write to `out`, and say from how many kernels."""
     records = compiled()
     known = [record for record in records if not held_out(record.family)]
     found = learn(sample_of(known), trusted(known))
-    WEIGHTS.write_text(json.dumps(found.to_value(), separators=(",", ":")) + "\n")
-    print(f"learned from {len(known)} kernels, {len(records) - len(known)} held out, for {', '.join(found.targets)}")
+    out.write_text(json.dumps(found.to_value(), separators=(",", ":")) + "\n")
+    print(f"spills: learned from {len(known)} kernels, {len(records) - len(known)} held out, for {found.targets}")
     return 0
 
 

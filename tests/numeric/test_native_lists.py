@@ -54,7 +54,7 @@ def test_tables_of_blocks_in_decoding(queries: int) -> None:
     case = MaskCase(f32, 40, form="block table", group=2, unit=48)
     run = runner(case)
     assert_agrees(case, run, *case.tensors(Shape(1, 4, 2, queries, 500)))
-    schedule = run.kernels.loaded[run.kernels.choice(queries)].schedule
+    schedule = run.kernels.get(run.kernels.choice(queries), queries).schedule
     assert schedule.folded and schedule.block_n == 48 and not schedule.lists
 
 

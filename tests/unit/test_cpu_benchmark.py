@@ -203,7 +203,7 @@ def test_the_ceilings_do_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     call = machine.Peak(1).call
     call()
     lanes = machine.CPUS[machine.host_target()].lanes
-    count = machine.fma_text()[1] // (2 * lanes)
+    count = machine.fma_text(machine.CPUS[machine.host_target()])[1] // (2 * lanes)
     # Every a = 0.5 a + 0.5 has come to 1 by then.
     assert torch.equal(call.keep[0][lanes : 2 * lanes], torch.full((lanes,), float(count)))
 

@@ -81,10 +81,18 @@ def test_every_file_is_accepted_by_mlir(dump: Dumped) -> None:
             assert ir.Module.parse(file.read_text()).operation.verify(), file.name
 
 
-def remaining_passes(target: str, done: int) -> str:
-    """What is left of the way of a site after its first `done` passes, as text."""
-    names = [f"plan{{target={target}}}" if step.name == "plan" else step.name for step in (*schedule(target), *LOWER)]
+def remaining_passes(target: str, done: int, sizes: str) -> str:
+    """What is left of the way of a site after its first `done` passes, as text; `sizes` are what was planned for."""
+    plan = f"plan{{target={target} sizes={sizes}}}"
+    names = [plan if step.name == "plan" else step.name for step in (*schedule(target), *LOWER)]
     return ",".join(names[done:])
+
+
+def planned_sizes(files: Sequence[Path]) -> str:
+    """What the pass that plans was told, as it wrote it down."""
+    found = re.search(r'decision = \{.*?sizes = "(\w+)"', "".join(file.read_text() for file in files))
+    assert found is not None
+    return found[1]
 
 
 def kernel_source(text: str) -> str:
@@ -103,7 +111,7 @@ def test_the_way_can_be_continued_from_every_file_to_the_same_kernel(dump: Dumpe
         end = without_locations(files[-1].read_text())
         kernel = kernel_source(files[-1].read_text())
         for done, file in enumerate(files):
-            passes = f"--passes={remaining_passes(dump.target, done)}"
+            passes = f"--passes={remaining_passes(dump.target, done, planned_sizes(files))}"
             assert opt(str(file), passes) == end, file.name
             assert kernel_source(opt(str(file), passes, "--print-locations")) == kernel, file.name
 

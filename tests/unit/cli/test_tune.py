@@ -53,6 +53,27 @@ def test_without_shapes_the_inputs_say_them(attir: Attir, subjects: str) -> None
 
 
 @native
+def test_what_was_measured_is_explained_without_running_anything(attir: Attir) -> None:
+    subject = "examples/alibi_window.py:attention"
+    inputs = [part for name in "qkv" for part in ("--input", f"{name}=f32[1,2,48,16]")]
+    inputs += ["--input", "slopes=f32[2]"]
+    before = attir("explain", subject, *inputs)
+    assert before.code == 0, before.err
+    assert "measured  not yet" in before.out
+    tuned = attir("tune", subject, *inputs, "--autotune", "top3", "--seconds", "5", "--json")
+    assert tuned.code == 0, tuned.err
+    (found,) = json.loads(tuned.out)
+    after = attir("explain", subject, *inputs).out
+    assert f"measured  {found['measured_us']} us" in after and "cache: measured 3 of " in after
+    assert after.count("us measured") == 2 and after.count("    next ") == 2
+    assert f"block_m={found['schedule']['block_m']}, block_n={found['schedule']['block_n']}," in after
+    # Another device, and sizes of another bucket, have plans of their own.
+    assert "measured  not yet" in attir("explain", subject, *inputs, "--target", "sm_90").out
+    longer = [text.replace("48", "480") for text in inputs]
+    assert "measured  not yet" in attir("explain", subject, *longer).out
+
+
+@native
 def test_a_shape_that_cannot_be_is_told_of(attir: Attir, subjects: str) -> None:
     code, out, _ = astuple(attir("tune", f"{subjects}:causal", *INPUTS, *FAST, "--shapes", "1x8x2x64x64"))
     assert code == 1

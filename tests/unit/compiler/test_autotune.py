@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 from attir.compiler import autotune, serving, site_plans
 from attir.compiler.attention_cases import Case, Shape
-from attir.compiler.autotune import WORKER, Stopped, Trial, Tuned, difference_in_words, differs, tune
+from attir.compiler.autotune import WORKER, Stopped, Trial, Tuned, difference_in_words, differs, settled, tune
 from attir.compiler.layouts import Results
 from attir.compiler.measuring import Timing
 from attir.compiler.native_kernels import NativeKernels
@@ -28,6 +29,7 @@ from attir.compiler.triton_kernels import TritonKernels
 from attir.compiler.triton_runtime import TritonRunner
 from attir.compiler.tuning import Tuning
 from attir.compiler.tuning_cache import tuning_cache
+from attir.cost_model.cpus import DEFAULT_RATES, set_rates
 from attir.cost_model.prediction import Estimate, Prediction, Term
 from attir.cost_model.problem import Sizes, Visits
 from attir.cost_model.schedule import Schedule
@@ -80,8 +82,15 @@ class Bench:
         return lambda: (torch.full((1, 1, 2, 4), value), torch.zeros(1, 1, 2))
 
     def measure(
-        self, calls: Mapping[str, Callable[[], object]], *, reference: str | None, seconds: float, device: str
+        self,
+        calls: Mapping[str, Callable[[], object]],
+        *,
+        reference: str | None,
+        seconds: float,
+        device: str,
+        enough: Callable[[Mapping[str, Timing], float], bool],
     ) -> Mapping[str, Timing]:
+        del enough
         assert reference == "0" and device == "cpu"
         self.measured.append([int(name) for name in calls])
         self.clock += seconds
@@ -150,6 +159,24 @@ def test_the_budget_ends_the_making_of_kernels_and_the_report_says_so() -> None:
     assert tuned.note == "no time was left for 94 more"
     # Two are compared however slow the compiler is.
     assert Bench([2.0, 1.0, 3.0], making=100.0).tune(Tuning(3)).source == "measured 2 of 3"
+
+
+def test_measuring_goes_on_until_the_order_is_clear_or_of_no_use() -> None:
+    def timings(*ratios: float, spread: float = 0.02, seconds: float = 1e-3) -> list[Timing]:
+        return [Timing(ratio * seconds, ratio, spread, 5) for ratio in ratios]
+
+    cheap = 1e-6
+    # The standard error of a ratio is 1.1 %, or 2.8 %.
+    assert settled(timings(1.0, 1.2, 1.1), 1, cheap) and settled(timings(1.2, 1.0, 1.1, spread=0.05), 1, cheap)
+    assert not settled(timings(1.01, 1.0, 1.2, spread=0.05), 1, cheap)
+    # Which of equals is the faster is of no use where both are known well.
+    assert settled(timings(1.0, 1.001, spread=0.002), 1, cheap) and not settled(timings(1.0, 1.001), 1, cheap)
+    # What another round costs must come back.
+    close = timings(1.0, 1.01, spread=0.05)
+    assert settled(close, 1, cost=1.0) and not settled(timings(1.0, 1.01, spread=0.05, seconds=1.0), 1, cost=1.0)
+    # Of many, who leaves must be clear.
+    assert settled(timings(1.0, 1.001, 1.2), 2, cheap) and not settled(timings(1.0, 1.2, 1.201), 2, cheap)
+    assert settled(timings(1.0), 1, cheap)
 
 
 def test_measuring_stops_when_the_process_ends() -> None:
@@ -262,6 +289,44 @@ def test_what_the_model_decided_alone_holds_for_that_model(monkeypatch: pytest.M
     plans.keep(CALLS, chosen, effort=3, rounds=9)
     monkeypatch.setattr(site_plans, "model_mark", lambda: "and again")
     assert plans.find(CALLS).chosen is not None
+
+
+def test_what_the_model_decided_alone_holds_for_the_rates_of_a_cpu() -> None:
+    plans = SitePlans(Case(f32, 16).module(), "avx512")
+    chosen = plans.by_model(CALLS, None)
+    plans.keep(CALLS, chosen)
+    assert plans.find(CALLS).chosen is not None
+    try:
+        set_rates("avx512", replace(DEFAULT_RATES["avx512"], clock=1e9))
+        reason = "miss: avx512 has other rates than when the kept plan was made, and nothing was measured"
+        assert plans.find(CALLS).chosen is None and plans.find(CALLS).reason == reason
+        # What was measured holds whatever was predicted.
+        plans.keep(CALLS, chosen, effort=3, rounds=9, seconds=1e-3)
+        set_rates("avx512", None)
+        assert plans.find(CALLS).chosen is not None
+    finally:
+        set_rates("avx512", None)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+def test_a_kept_schedule_of_a_gpu_is_checked_as_candidates_are(target: str) -> None:
+    for case, rows in ((Case(f16, 64, form="causal"), 0), (Case(f16, 64, form="documents"), 0), (Case(f16, 64), 16)):
+        plans, calls = SitePlans(case.module(), target), replace(CALLS, rows=rows)
+        feasible = plans.schedules(calls)
+        assert feasible and not any(plans.problem(schedule, calls) for schedule in feasible)
+        first, known = feasible[0], {site_plans.same(s) for s in feasible}
+        changes = (
+            {"block_n": 48},
+            {"block_m": 1024},
+            {"num_warps": 3},
+            {"num_stages": 40},
+            {"persistent": 7},
+            {"swap": 1},
+        )
+        for change in (*changes, {"folded": 1 - first.folded}, {"lists": 1 - first.lists}):
+            other = replace(first, **change)
+            if site_plans.same(other) not in known:
+                assert plans.problem(other, calls), change
 
 
 def test_calls_that_need_other_kernels_have_plans_of_their_own() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -95,6 +95,18 @@ def test_budget_bounds_the_rounds() -> None:
     found = machine.measured(a=0.1, b=0.1, seconds=2.05)
     assert found["b"].rounds == 8 and machine.time <= 2.05
     assert Machine().measured(a=10.0, b=10.0, seconds=1.0)["b"].rounds == FEWEST_ROUNDS
+
+
+def test_rounds_end_where_times_are_enough() -> None:
+    machine, asked = Machine(), list[float]()
+
+    def enough(timings: Mapping[str, Timing], cost: float) -> bool:
+        asked.append(cost)
+        return timings["b"].rounds >= 7
+
+    calls = {"a": machine.call("a", 1e-2), "b": machine.call("b", 2e-2)}
+    assert measured(calls, reference="a", seconds=100.0, clock=machine, enough=enough)["b"].rounds == 7
+    assert asked == pytest.approx([3e-2] * 3)
 
 
 def test_without_a_reference_each_call_stands_alone() -> None:

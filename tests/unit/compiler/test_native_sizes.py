@@ -143,7 +143,8 @@ def test_one_site_over_batches_heads_and_lengths(case: Case, compiled_texts: Cou
         shape = Shape(1 + seed % 3, case.group * (1 + seed % 2), 1 + seed % 2, queries, keys)
         assert_agrees(case, site.runner, *case.tensors(shape, seed))
     calls = [variant.calls.partition(":")[0] for variant in site.variants]
-    assert len(calls) == len(set(calls)) == len(compiled_texts) and set(compiled_texts.values()) == {1}
+    # Kernels for some numbers of rows may have equal schedules, and nothing is shared without a cache.
+    assert len(calls) == len(set(calls)) == sum(compiled_texts.values())
 
 
 # --- memory

@@ -13,7 +13,7 @@ import torch
 
 from attir.codegen.triton import TritonKernel
 from attir.compiler.attention_cases import Case, Shape
-from attir.compiler.kernels import build_kernel
+from attir.compiler.kernels import Wishes, build_kernel
 from attir.compiler.layouts import Layout, heaviest_first
 from attir.compiler.triton_calls import Steps
 from attir.compiler.triton_kernels import Choice, TritonKernels
@@ -34,9 +34,9 @@ def driver() -> Generator[FakeDriver]:
         yield driver
 
 
-def runner_of(case: Case) -> tuple[TritonRunner, FakeMachine]:
+def runner_of(case: Case, wishes: Wishes = ()) -> tuple[TritonRunner, FakeMachine]:
     machine = FakeMachine()
-    return TritonRunner(TritonKernels(case.module(), "sm_90"), FakeGpu(machine)), machine
+    return TritonRunner(TritonKernels(case.module(), "sm_90", wishes), FakeGpu(machine)), machine
 
 
 def named(kernel: TritonKernel, launched: Launched) -> dict[str, Any]:
@@ -170,10 +170,10 @@ def test_parts_are_merged_in_memory_that_stays(driver: FakeDriver) -> None:
 def test_programs_are_ordered_between_the_lists_and_the_kernel_that_reads_them(driver: FakeDriver) -> None:
     """All heads of a batch share what the kernel before has written about its tiles of rows."""
     case = MaskCase(f16, 64, form="documents", unit=64)
-    runner, _ = runner_of(case)
+    runner, _ = runner_of(case, (("lists", 1),))
     q, k, v, captures = case.tensors(Shape(2, 4, 4, 300, 300))
     runner(q, k, v, captures, False)
-    steps = runner.kernels.made[Choice()]
+    steps = runner.kernels.get(Choice(), 300)
     assert [step.role for step in steps.steps] == ["tables", "list", "main"]
     _, listing, main = driver.launches
     tiles = -(-300 // steps.schedule.block_m)

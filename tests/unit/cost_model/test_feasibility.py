@@ -20,8 +20,8 @@ from attir.cost_model.feasibility import FEATURES, LEAF, Judge, features_of, jud
 from attir.cost_model.resources import AttentionShape, TileConfig, refusal, shared_memory
 from attir.cost_model.training.feasibility import TARGETS, compiled, config_of, learn, sample_of, trusted
 
-LEAST_KERNELS = 400
-LEAST_RIGHT = {"sm_80": 0.86, "sm_90": 0.95}
+LEAST_KERNELS = 1500
+LEAST_RIGHT = {"sm_80": 0.91, "sm_90": 0.93}
 """Of held-out kernels, drawn around the limits of their devices, where it is hardest to tell."""
 
 CLOSE = 1024
@@ -121,15 +121,14 @@ def test_features_are_as_many_as_their_names() -> None:
     assert all(-1 <= node[0] < len(FEATURES) for tree in judge().trees for node in tree)
 
 
-def test_weights_for_other_features_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_for_other_features_know_of_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     value = {**json.loads(feasibility.WEIGHTS.read_text()), "features": ["one"]}
     other = tmp_path / "feasibility.json"
     other.write_text(json.dumps(value))
     monkeypatch.setattr(feasibility, "WEIGHTS", other)
     judge.cache_clear()
     try:
-        with pytest.raises(ValueError, match=r"feasibility.json was learned for other features"):
-            judge()
+        assert judge().targets == ()
     finally:
         judge.cache_clear()
 

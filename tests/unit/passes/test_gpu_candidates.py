@@ -57,7 +57,7 @@ def test_options_vary_unless_they_are_wished_for() -> None:
     assert {s.descriptors for s in found(Case(f16, 64), hopper, descriptors="host")} == {"host"}
     assert {s.lists for s in found(listed, hopper)} == {0, 1}
     assert {s.lists for s in found(listed, hopper, lists=0)} == {0}
-    assert {s.split for s in found(Case(f16, 64, group=4), hopper, 4)} == {0, 1}
+    assert {s.split for s in found(Case(f16, 64, group=4), hopper, 4)} == {1}
     assert {(s.block_m, s.block_n) for s in found(Case(f16, 64), hopper, block_m=64, block_n=32)} == {(64, 32)}
 
 

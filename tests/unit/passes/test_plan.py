@@ -75,7 +75,8 @@ def test_every_head_dimension_has_a_plan_that_fits(device: Device, dtype: FloatT
             shape = attention_shape(attention_in(root))
             assert min(config.block_m, config.block_n) >= 16
             assert shared_memory(config, shape, device) <= device.shared_memory
-            assert refusal(config, as_scheduled(shape, schedule), device) is None
+            fits = [refusal(config, as_scheduled(shape, schedule), device, learned=x) is None for x in (True, False)]
+            assert any(fits)
             assert occupancy(config, shape, device) >= 1
 
 
