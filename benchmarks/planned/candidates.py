@@ -65,14 +65,16 @@ class Posed:
 
         What captured tensors hold is not known, unless the model is `told`.
         """
-        plans, calls = SitePlans(self.module(), host_target(), kept=False), Calls(self.sizes, self.rows, wishes=wishes)
+        threads = torch.get_num_threads()
+        plans = SitePlans(self.module(), host_target(), kept=False)
+        calls = Calls(self.sizes, self.rows, wishes=wishes, threads=threads)
         if not told:
             return plans.ranking(calls)
         attention, captures = plans.attention, [capture.numpy() for capture in self.inputs()[3]]
         values = attention.mask.block.arguments[-len(captures) :]
         problem = problem_of(attention, self.sizes, padded=False, few_rows=bool(self.rows))
         known = dict(zip(values, captures, strict=True))
-        return ranked(attention, plans.schedules(calls), host_target(), problem, known)
+        return ranked(attention, plans.schedules(calls), host_target(), problem, known, threads)
 
 
 def held_out_problems(count: int) -> list[Posed]:
