@@ -5,8 +5,8 @@ Sizes and counts enter as logarithms, so that a doubling is the same step everyw
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from math import log2
 
 from .devices import DEVICES
 from .prediction import Estimate
@@ -58,6 +58,11 @@ FEATURES = (*KERNEL_FEATURES, *CALL_FEATURES, *(f"share of {name}" for name in T
 TRANSCENDENTALS = frozenset({"math.exp", "math.exp2", "math.log", "math.log2", "math.tanh", "math.sqrt", "math.erf"})
 
 _TERM_PLACES = {name: place for place, name in enumerate(TERMS)}
+
+
+def log2(x: float) -> float:
+    """The logarithm; 0 of what is not there, as values without a width."""
+    return math.log2(x) if x > 0 else 0.0
 
 
 def features_of(problem: Problem, schedule: Schedule, visits: Visits, estimate: Estimate) -> tuple[float, ...]:

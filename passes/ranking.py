@@ -26,6 +26,10 @@ from .problem import problem_of
 CPU_CHOICES = ("block_m", "block_n", "columns", "edge_n", "lists", "split", "folded")
 """What can be chosen for kernels on CPUs."""
 
+UNKNOWN = 1.05
+"""How much slower kernels that look at every tile count where it is not known what captured tensors hold: a list costs
+a few percent of a short call at most, and saves much where few tiles are kept."""
+
 RUNNERS_UP = 2
 """Candidates behind the first that are written down beside it."""
 
@@ -146,7 +150,8 @@ def ranked(
     estimates = [estimated(problem, s, v, target, threads) for s, v in zip(schedules, visits, strict=True)]
     predictions, note = _corrected(problem, schedules, visits, estimates, target)
     rows = zip(schedules, visits, estimates, predictions, strict=True)
-    return Ranking(problem, tuple(_ordered([Candidate(*row) for row in rows])), note)
+    unknown = target in CPUS and problem.mask == "tiles" and captures is None
+    return Ranking(problem, tuple(_ordered([Candidate(*row) for row in rows], UNKNOWN if unknown else 1.0)), note)
 
 
 def estimated(problem: Problem, schedule: Schedule, visits: Visits, target: str, threads: int = 1) -> Estimate:
@@ -190,18 +195,23 @@ def _corrected(
     return found, ""
 
 
-def _ordered(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
+def _ordered(candidates: Sequence[Candidate], unlisted: float) -> Iterator[Candidate]:
     """By predicted time; of equals tensor descriptors, then tall tiles, which read keys rarely, then by all fields.
 
-    So nothing depends on the order of enumeration.
+    So nothing depends on the order of enumeration. Kernels without a list count as `unlisted` times as long.
     """
-    for _, equals in groupby(sorted(candidates, key=_order), key=_order):
+
+    def order(candidate: Candidate) -> tuple[float, bool, int]:
+        return _order(candidate, 1.0 if candidate.schedule.lists else unlisted)
+
+    for _, equals in groupby(sorted(candidates, key=order), key=order):
         found = list(equals)
         yield from found if len(found) == 1 else sorted(found, key=_fields)
 
 
-def _order(candidate: Candidate) -> tuple[float, bool, int]:
-    return candidate.prediction.seconds, not candidate.schedule.descriptors, -candidate.schedule.block_m
+def _order(candidate: Candidate, times: float) -> tuple[float, bool, int]:
+    schedule = candidate.schedule
+    return candidate.prediction.seconds * times, not schedule.descriptors, -schedule.block_m
 
 
 def _fields(candidate: Candidate) -> list[str]:
