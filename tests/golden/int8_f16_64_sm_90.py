@@ -14,7 +14,6 @@ def attention(
     B, H, M, N,
 ):
     range_64 = tl.arange(0, 64)
-    range_128 = tl.arange(0, 128)
     pid = tl.program_id(0)
     query_tiles = (M + 63) // 64
     x = B * H
@@ -34,9 +33,9 @@ def attention(
     q_head = q_ptr + tl.cast(b, tl.int64) * stride_q_b + tl.cast(h, tl.int64) * stride_q_h
     q_offsets = range_64[:, None] * stride_q_m + range_64[None, :] * stride_q_d
     k_head = k_ptr + tl.cast(b, tl.int64) * stride_k_b + tl.cast(h, tl.int64) * stride_k_h
-    k_desc = tl.make_tensor_descriptor(k_head, [N, 64], [stride_k_n, 1], [128, 64])
+    k_desc = tl.make_tensor_descriptor(k_head, [N, 64], [stride_k_n, 1], [64, 64])
     v_head = v_ptr + tl.cast(b, tl.int64) * stride_v_b + tl.cast(h, tl.int64) * stride_v_h
-    v_desc = tl.make_tensor_descriptor(v_head, [N, 64], [stride_v_n, 1], [128, 64])
+    v_desc = tl.make_tensor_descriptor(v_head, [N, 64], [stride_v_n, 1], [64, 64])
     q_tile = tl.load(
         q_head + tl.cast(start_m, tl.int64) * stride_q_m + q_offsets,
         mask=start_m + range_64[:, None] < M,
@@ -52,16 +51,16 @@ def attention(
     )
     row_end = tl.minimum(start_m + 64, M)
     end = tl.minimum(N, row_end)
-    full_end = tl.minimum(N, start_m + 1) // 128 * 128
+    full_end = tl.minimum(N, start_m + 1) // 64 * 64
     end_key = tl.minimum(offs_m + 1, N)
     acc = tl.full([64, 64], 0.0, tl.float32)
     row_max = tl.full([64], float("-inf"), tl.float32)
     row_sum = tl.full([64], 0.0, tl.float32)
     # key tiles that are kept whole
-    for start_n in range(0, full_end, 128):
+    for start_n in range(0, full_end, 64):
         k_tile = k_desc.load([start_n, 0])
         v_tile = v_desc.load([start_n, 0])
-        offs_n = start_n + range_128
+        offs_n = start_n + range_64
         scale_2 = tl.load(
             key_scale_ptr
             + tl.cast(b, tl.int64) * stride_key_scale_0
@@ -85,10 +84,10 @@ def attention(
         acc = tl.dot(p_cast, v_tile, acc, input_precision="ieee", out_dtype=tl.float32)
         row_max = new_max
     # key tiles that the mask or the end of the keys cuts
-    for start_n in tl.range(full_end, end, 128, num_stages=1):
+    for start_n in tl.range(full_end, end, 64, num_stages=1):
         k_tile = k_desc.load([start_n, 0])
         v_tile = v_desc.load([start_n, 0])
-        offs_n = start_n + range_128
+        offs_n = start_n + range_64
         key_valid = offs_n < N
         scale_2 = tl.load(
             key_scale_ptr
@@ -131,7 +130,7 @@ def attention(
     )
 
 
-def launch(q, k, v, query_scale, key_scale, out, num_warps=4, num_stages=2):
+def launch(q, k, v, query_scale, key_scale, out, num_warps=4, num_stages=3):
     """Start the kernel.
 
     q (B, H, M, 64), k (B, K, N, 64), v (B, K, N, 64), query_scale (c0_0, c0_1, c0_2, 1),

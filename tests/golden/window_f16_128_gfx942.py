@@ -13,7 +13,7 @@ def attention(
     H, M, N,
 ):
     range_128 = tl.arange(0, 128)
-    range_64 = tl.arange(0, 64)
+    range_16 = tl.arange(0, 16)
     pid = tl.program_id(0)
     query_tiles = (M + 127) // 128
     bh = pid // query_tiles
@@ -25,9 +25,9 @@ def attention(
     q_head = q_ptr + tl.cast(b, tl.int64) * stride_q_b + tl.cast(h, tl.int64) * stride_q_h
     q_offsets = range_128[:, None] * stride_q_m + range_128[None, :] * stride_q_d
     k_head = k_ptr + tl.cast(b, tl.int64) * stride_k_b + tl.cast(h, tl.int64) * stride_k_h
-    k_offsets = range_64[:, None] * stride_k_n + range_128[None, :] * stride_k_d
+    k_offsets = range_16[:, None] * stride_k_n + range_128[None, :] * stride_k_d
     v_head = v_ptr + tl.cast(b, tl.int64) * stride_v_b + tl.cast(h, tl.int64) * stride_v_h
-    v_offsets = range_64[:, None] * stride_v_n + range_128[None, :] * stride_v_d
+    v_offsets = range_16[:, None] * stride_v_n + range_128[None, :] * stride_v_d
     q_tile = tl.load(
         q_head + tl.cast(start_m, tl.int64) * stride_q_m + q_offsets,
         mask=start_m + range_128[:, None] < M,
@@ -35,9 +35,9 @@ def attention(
     )
     row_end = tl.minimum(start_m + 128, M)
     end = tl.minimum(N, row_end)
-    begin = tl.maximum(start_m - 39, 0) // 64 * 64
-    full_begin = (tl.maximum(row_end - 40, 0) + 63) // 64 * 64
-    full_end = tl.maximum(full_begin, tl.minimum(N, start_m + 1) // 64 * 64)
+    begin = tl.maximum(start_m - 39, 0) // 16 * 16
+    full_begin = (tl.maximum(row_end - 40, 0) + 15) // 16 * 16
+    full_end = tl.maximum(full_begin, tl.minimum(N, start_m + 1) // 16 * 16)
     end_key = tl.minimum(offs_m + 1, N)
     left_end = tl.minimum(full_begin, end)
     first_key = offs_m - 39
@@ -45,16 +45,16 @@ def attention(
     row_max = tl.full([128], float("-inf"), tl.float32)
     row_sum = tl.full([128], 0.0, tl.float32)
     # key tiles that the mask or the end of the keys cuts
-    for start_n in range(begin, left_end, 64):
+    for start_n in range(begin, left_end, 16):
         k_tile = tl.load(
             k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets,
-            mask=start_n + range_64[:, None] < N,
+            mask=start_n + range_16[:, None] < N,
             other=0.0,
         )
         k_t = tl.trans(k_tile)
         scores = tl.dot(q_tile, k_t, input_precision="ieee", out_dtype=tl.float32)
-        condition = range_64[None, :] >= (first_key - start_n)[:, None]
-        mask = (range_64[None, :] < (end_key - start_n)[:, None]) & condition
+        condition = range_16[None, :] >= (first_key - start_n)[:, None]
+        mask = (range_16[None, :] < (end_key - start_n)[:, None]) & condition
         scores = tl.where(mask, scores, float("-inf"))
         raw_max = tl.max(scores, 1)
         tile_max = raw_max * 0.12751743
@@ -68,14 +68,14 @@ def attention(
         acc = acc * alpha[:, None]
         v_tile = tl.load(
             v_head + tl.cast(start_n, tl.int64) * stride_v_n + v_offsets,
-            mask=start_n + range_64[:, None] < N,
+            mask=start_n + range_16[:, None] < N,
             other=0.0,
         )
         p_cast = p.to(tl.float16)
         acc = tl.dot(p_cast, v_tile, acc, input_precision="ieee", out_dtype=tl.float32)
         row_max = new_max
     # key tiles that are kept whole
-    for start_n in range(full_begin, full_end, 64):
+    for start_n in range(full_begin, full_end, 16):
         k_tile = tl.load(k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets)
         k_t = tl.trans(k_tile)
         scores = tl.dot(q_tile, k_t, input_precision="ieee", out_dtype=tl.float32)
@@ -92,15 +92,15 @@ def attention(
         acc = tl.dot(p_cast, v_tile, acc, input_precision="ieee", out_dtype=tl.float32)
         row_max = new_max
     # key tiles that the mask or the end of the keys cuts
-    for start_n in range(full_end, end, 64):
+    for start_n in range(full_end, end, 16):
         k_tile = tl.load(
             k_head + tl.cast(start_n, tl.int64) * stride_k_n + k_offsets,
-            mask=start_n + range_64[:, None] < N,
+            mask=start_n + range_16[:, None] < N,
             other=0.0,
         )
         k_t = tl.trans(k_tile)
         scores = tl.dot(q_tile, k_t, input_precision="ieee", out_dtype=tl.float32)
-        mask = range_64[None, :] < (end_key - start_n)[:, None]
+        mask = range_16[None, :] < (end_key - start_n)[:, None]
         scores = tl.where(mask, scores, float("-inf"))
         raw_max = tl.max(scores, 1)
         tile_max = raw_max * 0.12751743
@@ -114,7 +114,7 @@ def attention(
         acc = acc * alpha[:, None]
         v_tile = tl.load(
             v_head + tl.cast(start_n, tl.int64) * stride_v_n + v_offsets,
-            mask=start_n + range_64[:, None] < N,
+            mask=start_n + range_16[:, None] < N,
             other=0.0,
         )
         p_cast = p.to(tl.float16)
