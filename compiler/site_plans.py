@@ -219,12 +219,21 @@ class SitePlans:
     ) -> None:
         """Write a decision down for later processes; `effort` says among how many it was made, see `Tuning`."""
         if self.kept:
+            # What was chosen among more candidates replaces what was chosen among fewer, however long that took.
+            rounds = max(rounds, self._rounds(calls)) if effort else rounds
             entries = {name: value for name, value in vars(same(chosen.schedule)).items() if name != "reason"}
             plan = {
                 "schedule": entries, "source": chosen.decision.get("source", ""), "seconds": seconds, "effort": effort,
                 "decision": dict(chosen.decision), "model": model_mark(), "rates": rates_mark(self.target),
+                "rounds": rounds,
             }  # fmt: skip
             tuning_cache().keep_plan(self.key(calls), plan, support=rounds, seconds=seconds)
+
+    def _rounds(self, calls: Calls) -> int:
+        """Behind the kept plan for such calls."""
+        kept = tuning_cache().plan(self.key(calls)).found or {}
+        rounds = kept.get("rounds")
+        return rounds if isinstance(rounds, int) else 0
 
     def keep_measurements(self, calls: Calls, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write down what was measured."""
