@@ -352,7 +352,7 @@ def refusal(config: TileConfig, shape: AttentionShape, device: Device, *, learne
     if shape.specialised:
         return None  # the warps that compute are twice those of the schedule
     share, words = register_share(config, shape, device)
-    # Of kernels that skip tiles few were compiled, with one kind of mask: what was learned may only refuse more of them.
+    # Of kernels that skip tiles few were compiled: what was learned may only refuse more of them.
     if learned and CLEARLY_FITS < share < (1 if shape.skips else CLEARLY_SPILLS):
         # It asks the formulas of this module.
         from .feasibility import log_odds_of_spills

@@ -19,8 +19,8 @@ pytestmark = NATIVE
 MASKS = tuple(f for f in FAMILIES if f.mask_mod is not None)
 COUNTED = re.compile(r"(\d+) of (\d+) live, (\d+) full \((\d+)x(\d+)\) in this call")
 LOOSE = {"log_sparse", "natten_morton", "natten_tiled", "dilated", "tree", "block_diffusion", "batchify"}
-"""Masks of tables, of remainders, or of conditions that exclude each other, of which tiles are kept that turn out empty:
-of the last two only where tiles are as low as these short calls get."""
+"""Masks of tables, of remainders, or of conditions that exclude each other, of which tiles are kept that turn out
+empty: of the last two only where tiles are as low as these short calls get."""
 
 
 def tile_counts(kept: Tensor, block_m: int, block_n: int) -> tuple[int, int, int]:
