@@ -30,6 +30,9 @@ UNKNOWN = 1.05
 """How much slower kernels that look at every tile count where it is not known what captured tensors hold: a list costs
 a few percent of a short call at most, and saves much where few tiles are kept."""
 
+UNSURE = 0.2
+"""The standard deviation among learned models, of log(seconds), from which on they know less than the analytical one."""
+
 RUNNERS_UP = 2
 """Candidates behind the first that are written down beside it."""
 
@@ -188,6 +191,12 @@ def _corrected(
 
     rows = [features_of(problem, *row) for row in zip(schedules, visits, estimates, strict=True)]
     ratios, spreads = learned.correct(rows)
+    unsure = float(sorted(spreads)[len(rows) // 2]) if rows else 0.0
+    if unsure > UNSURE:
+        why = (
+            f"analytical only: learned models differ by {100 * unsure:.0f} % on calls like this, of which they saw few"
+        )
+        return [Prediction(e.seconds, e.seconds, 0.0, ANALYTICAL) for e in estimates], why
     found = [
         Prediction(e.seconds * math.exp(float(ratio)), e.seconds, float(spread), LEARNED)
         for e, ratio, spread in zip(estimates, ratios, spreads, strict=True)
