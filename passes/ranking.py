@@ -31,7 +31,7 @@ UNKNOWN = 1.05
 a few percent of a short call at most, and saves much where few tiles are kept."""
 
 UNSURE = 0.2
-"""The standard deviation among learned models, of log(seconds), from which on they know less than the analytical one."""
+"""The standard deviation among learned models, of log(seconds), from which on the analytical one knows more."""
 
 RUNNERS_UP = 2
 """Candidates behind the first that are written down beside it."""
