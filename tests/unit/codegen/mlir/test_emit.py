@@ -16,8 +16,11 @@ from attir.ir.diagnostics import CompileError
 from attir.ir.location import Location
 
 
-def emitted(case: Case, target: str = "avx512", rows: int = 0, unit_strides: bool = True) -> NativeModule:
-    return emit_module(lower(case.module(), target, rows).kernels, unit_strides=unit_strides)
+def emitted(
+    case: Case, target: str = "avx512", rows: int = 0, unit_strides: bool = True, split: bool = False
+) -> NativeModule:
+    wishes = (("split", 1),) if split else ()
+    return emit_module(lower(case.module(), target, rows, wishes).kernels, unit_strides=unit_strides)
 
 
 def verify(text: str) -> None:
@@ -37,8 +40,8 @@ def test_every_form_is_valid_for_the_real_parser(target: str, form: str, dtype: 
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 8, 16, 48])
 @pytest.mark.parametrize("target", ["avx512", "avx2"])
-def test_kernels_for_few_rows_come_with_one_that_merges(target: str, rows: int) -> None:
-    module = emitted(Case(bf16, 72, 24, group=4, form="causal"), target, rows)
+def test_kernels_that_split_keys_come_with_one_that_merges(target: str, rows: int) -> None:
+    module = emitted(Case(bf16, 72, 24, group=4, form="causal"), target, rows, split=True)
     verify(module.text)
     assert [kernel.name for kernel in module.kernels] == ["attention", "attention_merge"]
 
