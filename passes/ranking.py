@@ -245,7 +245,8 @@ def sizes_of(attention: AttentionOp, given: Sizes | None = None, target: str = "
         # Where one length is known, the other is taken to be the same.
         keys, queries = keys or queries, queries or keys
     return Sizes(
-        base.batch if batch is None else batch,
+        # A call without a batch runs nothing, and its kernel serves others.
+        max(1, base.batch if batch is None else batch),
         max(heads, group),
         max(1, heads // group),
         base.queries if queries is None else queries,

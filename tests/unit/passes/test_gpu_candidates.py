@@ -9,6 +9,7 @@ import pytest
 from attir.compiler.attention_cases import Case
 from attir.compiler.lowering import lower
 from attir.cost_model.devices import DEVICES, Device
+from attir.cost_model.problem import Sizes
 from attir.cost_model.resources import TileConfig, as_scheduled, refusal
 from attir.cost_model.schedule import Schedule
 from attir.ir.attributes import bf16, f16, f32
@@ -16,6 +17,7 @@ from attir.ir.diagnostics import CompileError
 from attir.ir.dialects.attn import AttentionOp
 from attir.passes.attention_shape import attention_shape
 from attir.passes.plan_gpu import GpuPlanner, gpu_candidates
+from attir.passes.ranking import rank
 
 CASES = (Case(f16, 64), Case(bf16, 128, form="causal"), Case(f32, 32, form="bias"), Case(f16, 80, form="documents"))
 
@@ -80,3 +82,11 @@ def test_each_option_makes_a_kernel(target: str) -> None:
             wishes = tuple((name, getattr(s, name)) for name in ("descriptors", "lists", "split", "block_n"))
             lowered = lower(case.module(), target, rows, wishes)
             assert ("merge" in lowered.roles) == bool(s.split) and ("list" in lowered.roles) == bool(s.lists)
+
+
+@pytest.mark.parametrize("target", ["avx512", "sm_80", "sm_90", "gfx942"])
+@pytest.mark.parametrize("sizes", ["0x1x1x3x3", "1x1x1x0x5", "1x1x1x1x0"])
+def test_calls_on_nothing_are_planned(target: str, sizes: str) -> None:
+    module = Case(f16, 72, 24, form="dropped").module()
+    attention = next(AttentionOp(op) for op in module.walk() if AttentionOp.match(op))
+    assert rank(attention, target, sizes=Sizes.parse(sizes)).best.prediction.seconds >= 0
